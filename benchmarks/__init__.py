@@ -1,0 +1,1 @@
+"""Measurements of graphmill: nothing here is needed to run it, or imported by it."""

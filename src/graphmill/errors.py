@@ -1,0 +1,50 @@
+"""Every exception that graphmill raises on its own account.
+
+::
+
+    GraphmillError
+    ├── GraphError(ValueError)        the graph cannot be run as it is
+    │   ├── CycleError                tasks that wait for each other
+    │   ├── MissingDependencyError    a task needs a key that the graph does not have
+    │   └── MissingKeyError(KeyError) a key was asked for that the graph does not have
+    ├── ConfigError(ValueError)       a setting has a value that cannot be used
+    ├── WorkerError                   a pool lost a task instead of answering
+    └── InvalidTransition             an event that cannot happen in this state: a bug in graphmill
+"""
+
+from __future__ import annotations
+
+
+class GraphmillError(Exception):
+    """The root of graphmill's own errors."""
+
+
+class GraphError(GraphmillError, ValueError):
+    """The graph cannot be run as it is."""
+
+
+class CycleError(GraphError):
+    """Tasks wait for each other, so that none of them can ever run."""
+
+
+class MissingDependencyError(GraphError):
+    """A task needs a key that is neither in the graph nor in the cache."""
+
+
+class MissingKeyError(GraphError, KeyError):
+    """A key was asked for that is neither in the graph nor in the cache."""
+
+    # KeyError shows the repr of its argument; a message wants to be read as it is.
+    __str__ = Exception.__str__
+
+
+class ConfigError(GraphmillError, ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class WorkerError(GraphmillError):
+    """A pool lost a task, or could not send its result, instead of answering."""
+
+
+class InvalidTransition(GraphmillError):
+    """An event arrived that cannot happen in the present state: a bug in graphmill or its driver."""

@@ -1,0 +1,175 @@
+"""One graph, whatever dialect it was written in.
+
+A `Graph` holds what has to run for the keys that were asked for, and no more: the tasks, the data, and
+who depends on whom. Task-spec nodes are kept as they are; tuple tasks become nodes of our own.
+
+Knows the dialects through `legacy` and `taskspec`. Must not know how a graph is ordered or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from graphmill.errors import MissingDependencyError, MissingKeyError
+from graphmill.graph.legacy import NO_KEYS, MixedTask, Reader, TupleTask
+from graphmill.graph.taskspec import Kind, Kinds
+from graphmill.graph.walk import cycle_error, find_cycle
+from graphmill.types import Key, Node
+
+#: Among how many keys a misspelt one is looked for; more would take seconds.
+_SEARCHED = 5_000
+
+
+@dataclass(slots=True)
+class Graph:
+    """What has to run, what it needs, and what is there already."""
+
+    #: The nodes to run.
+    tasks: dict[Key, Node] = field(default_factory=dict)
+    #: The values that the graph itself holds.
+    data: dict[Key, Any] = field(default_factory=dict)
+    #: For each key, tasks and data alike, what must be there before it: for data, nothing.
+    dependencies: dict[Key, frozenset[Key]] = field(default_factory=dict)
+
+    def dependents(self) -> dict[Key, set[Key]]:
+        """For each key, the tasks that need it.
+
+        Raises
+        ------
+        CycleError
+            If tasks wait for each other; the message names them.
+        """
+        result: dict[Key, set[Key]] = {key: set() for key in self.dependencies}
+        for key, deps in self.dependencies.items():
+            for dep in deps:
+                result[dep].add(key)
+        return result
+
+    def check_acyclic(self) -> None:
+        """Raise `CycleError`, naming its keys, if tasks wait for each other."""
+        cycle = find_cycle(self.dependencies)
+        if cycle:
+            raise cycle_error(cycle)
+
+
+def as_mapping(dsk: Any) -> Mapping[Key, Any]:
+    """Get the graph out of whatever Dask passes to a scheduler.
+
+    Parameters
+    ----------
+    dsk
+        A mapping of keys to tasks, or an expression or collection with ``__dask_graph__()``.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if hasattr(dsk, "__dask_graph__") and not isinstance(dsk, Mapping):
+        dsk = dsk.__dask_graph__()
+    if isinstance(dsk, dict):
+        return dsk
+    if isinstance(dsk, Mapping):
+        return dict(dsk)
+    raise TypeError(
+        f"A graph must be a mapping of keys to tasks, or have __dask_graph__(); got {type(dsk).__name__}"
+    )
+
+
+def read_graph(
+    dsk: Mapping[Key, Any],
+    keys: Iterable[Key] | None = None,
+    cache: Container[Key] = NO_KEYS,
+) -> Graph:
+    """Read a graph of any dialect, as far as the keys that are asked for need it.
+
+    Parameters
+    ----------
+    dsk
+        Keys and what they stand for: tuple tasks, task-spec nodes, data, in any mixture.
+    keys
+        The keys asked for; all by default.
+    cache
+        Keys whose values are there already: they are not looked up in the graph.
+
+    Raises
+    ------
+    MissingKeyError
+        If a key asked for is in neither; the message says which keys look like it.
+    MissingDependencyError
+        If a task needs a key that is in neither; the message names both.
+
+    Examples
+    --------
+    >>> graph = read_graph({"x": 1, "y": (abs, "x"), "z": (abs, "x")}, ["y"])
+    >>> sorted(graph.tasks), graph.data, sorted(graph.dependencies["y"])
+    (['y'], {'x': 1}, ['x'])
+    """
+    graph = Graph()
+    tasks, data, dependencies = graph.tasks, graph.data, graph.dependencies
+    reader, kinds = Reader(dsk, cache), Kinds()
+    stack = list(dsk) if keys is None else list(keys)
+    for key in stack:
+        if key not in dsk and key not in cache:
+            raise _missing_key(key, dsk)
+    stack.reverse()
+    # The hot loop of building a graph: one turn per task and per edge.
+    while stack:
+        key = stack.pop()
+        if key in dependencies:
+            continue
+        if key in cache:
+            dependencies[key] = NO_KEYS
+            continue
+        try:
+            value = dsk[key]
+        except KeyError:
+            raise _missing_dependency(key, dependencies) from None
+        kind = kinds[type(value)]
+        if kind is Kind.NODE or kind is Kind.ALIAS:
+            deps = value.dependencies
+            tasks[key] = value
+        elif kind is Kind.DATA:
+            data[key] = value.value
+            deps = NO_KEYS
+        else:
+            read = reader.read(value)
+            if read is None:
+                data[key] = value
+                deps = NO_KEYS
+            else:
+                deps, nodes = read
+                tasks[key] = MixedTask(value, deps) if nodes else TupleTask(value, deps)
+        dependencies[key] = deps
+        stack.extend(deps)
+    # The walk went through sets, whose order changes from process to process; the graph's own does not.
+    graph.dependencies = {key: dependencies.pop(key) for key in dsk if key in dependencies}
+    graph.dependencies.update(dependencies)
+    return graph
+
+
+def _missing_dependency(key: Key, dependencies: Mapping[Key, Collection[Key]]) -> Exception:
+    users = [user for user, deps in dependencies.items() if key in deps]
+    more = f" and {len(users) - 3} more" if len(users) > 3 else ""
+    shown = ", ".join(repr(user) for user in users[:3])
+    return MissingDependencyError(
+        f"Missing dependency {key!r}: {shown}{more} needs it, and neither the graph nor the cache has it"
+    )
+
+
+def _missing_key(key: Key, dsk: Mapping[Key, Any]) -> Exception:
+    by_name: dict[str, Key] = {}
+    for candidate in dsk:
+        by_name.setdefault(str(candidate), candidate)
+        if len(by_name) >= _SEARCHED:
+            break
+    names = get_close_matches(str(key), by_name, n=3, cutoff=0.6)
+    hint = (
+        "; keys that look like it: " + ", ".join(repr(by_name[name]) for name in names)
+        if names
+        else f"; none of its {len(dsk)} keys looks like it"
+    )
+    return MissingKeyError(f"The graph has no key {key!r}{hint}")

@@ -1,0 +1,1 @@
+"""Static order: which task is to run before which."""

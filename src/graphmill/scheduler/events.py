@@ -1,0 +1,97 @@
+"""What the scheduler is told, and what it answers.
+
+Events go in, commands come out. A value is whatever the driver uses to stand for a result: the result
+itself, or a reference to it. The scheduler never looks into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from graphmill.types import Key
+
+# ---- events
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class SlotsChanged:
+    """So many tasks may run at once from now on; told once at the start, and when workers come or go."""
+
+    #: How many tasks may run at once.
+    slots: int
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class TaskFinished:
+    """A task has run."""
+
+    #: The task.
+    key: Key
+    #: Its result, or a reference to it.
+    value: Any = None
+    #: The size of the result in bytes, where the driver knows it.
+    nbytes: int | None = None
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class TaskFailed:
+    """A task raised an exception."""
+
+    #: The task.
+    key: Key
+    #: What it raised.
+    error: BaseException
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class TaskLost:
+    """A task will never answer, through no fault that it told: its worker died, or it took too long."""
+
+    #: The task.
+    key: Key
+    #: What happened to it, for the error should it happen too often.
+    error: BaseException
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Cancelled:
+    """Nobody wants the results any more: nothing new is started."""
+
+
+Event: TypeAlias = SlotsChanged | TaskFinished | TaskFailed | TaskLost | Cancelled
+
+# ---- commands
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Run:
+    """Start this task: all its inputs are in the cache."""
+
+    #: The task.
+    key: Key
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Release:
+    """Give back what this value holds: nobody waits for it."""
+
+    #: Whose value it was.
+    key: Key
+    #: The value, or the reference to it, as it came in.
+    value: Any
+    #: The task by whose end it was let go.
+    by: Key
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Abort:
+    """The run has failed: no more tasks will be started."""
+
+    #: The task that failed.
+    key: Key
+    #: Why.
+    error: BaseException
+
+
+Command: TypeAlias = Run | Release | Abort

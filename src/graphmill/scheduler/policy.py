@@ -1,0 +1,200 @@
+"""Which ready task is next, and whether it may start.
+
+Selection is *last in, first out*, which suits any static order, or by *priority*, which is leaner where the
+order was made for it. Admission holds back tasks that grow memory once a budget of bytes is used up.
+
+Policies choose; `machine` acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from heapq import heapify, heappop, heappush
+
+from graphmill.scheduler.state import State
+from graphmill.types import Key, Priority
+
+
+class Selection(Enum):
+    """How the next of the ready tasks is picked."""
+
+    #: The task that became ready last; of several, the one of best priority.
+    LIFO = "lifo"
+    #: The task of best priority, whenever it became ready.
+    PRIORITY = "priority"
+
+
+class ReadyQueue:
+    """Ready tasks by priority, the best first.
+
+    Parameters
+    ----------
+    priority
+        Static priorities; no two tasks may share one.
+    """
+
+    __slots__ = ("_heap", "_keys", "_priority")
+
+    def __init__(self, priority: Priority) -> None:
+        self._priority = priority
+        #: Ranks, the smallest first; those of tasks that were discarded stay until they come up.
+        self._heap: list[int] = []
+        self._keys: dict[int, Key] = {}
+
+    def push(self, keys: list[Key]) -> None:
+        """Add tasks, in any order."""
+        heap, by_rank, priority = self._heap, self._keys, self._priority
+        if not heap:
+            by_rank.update((priority(key), key) for key in keys)
+            heap.extend(by_rank)
+            heapify(heap)
+            return
+        for key in keys:
+            rank = priority(key)
+            by_rank[rank] = key
+            heappush(heap, rank)
+
+    def take(self) -> Key | None:
+        """Take out the task of best priority; None if there is none."""
+        rank = self.best()
+        if rank is None:
+            return None
+        heappop(self._heap)
+        return self._keys.pop(rank)
+
+    def best(self) -> int | None:
+        """Get the rank of the task that `take` would give."""
+        heap, by_rank = self._heap, self._keys
+        while heap and heap[0] not in by_rank:
+            heappop(heap)
+        return heap[0] if heap else None
+
+    def peek(self) -> Key:
+        """Get the task that `take` would give; there must be one."""
+        self.best()
+        return self._keys[self._heap[0]]
+
+    def discard(self, key: Key) -> bool:
+        """Take out a given task; say whether it was there."""
+        return self._keys.pop(self._priority(key), None) is not None
+
+    def __contains__(self, key: Key) -> bool:
+        return self._priority(key) in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The bytes that are live: the outputs held, and those that running tasks are about to give."""
+
+    #: The size of each task's output in bytes, known or expected; corrected as tasks finish.
+    sizes: dict[Key, int]
+    #: How many bytes a budget allows; None for any number.
+    budget: int | None = None
+    #: Bytes live now.
+    live: int = 0
+    #: The most bytes that were ever live at once.
+    peak: int = 0
+
+    def start(self, key: Key) -> None:
+        """Count the output of a task that is being started."""
+        self.live += self.sizes.get(key, 0)
+        self.peak = max(self.peak, self.live)
+
+    def finish(self, key: Key, nbytes: int | None) -> None:
+        """Put the size that an output turned out to have in the place of the expected one."""
+        if nbytes is not None:
+            self.live += nbytes - self.sizes.get(key, 0)
+            self.sizes[key] = nbytes
+            self.peak = max(self.peak, self.live)
+
+    def release(self, key: Key) -> None:
+        """Count an output, or one that will not come, as gone."""
+        self.live -= self.sizes.get(key, 0)
+
+    def fits(self, key: Key) -> bool:
+        """Say whether the output of a task fits the budget."""
+        return self.budget is None or self.live + self.sizes.get(key, 0) <= self.budget
+
+
+class AdmissionQueue:
+    """Ready tasks by priority, those that would grow memory past the budget held back.
+
+    A task grows memory where its output is larger than the inputs that are let go when it is done. Tasks
+    that do not grow memory may always start, and so may any task while nothing runs, so that a budget that
+    is too small costs time but never stops the run.
+
+    Parameters
+    ----------
+    priority
+        Static priorities; no two tasks may share one.
+    ledger
+        The live bytes, and the budget for them.
+    results
+        The keys asked for, whose values stay.
+    """
+
+    __slots__ = ("_growing", "_ledger", "_results", "_shrinking", "held_back", "state")
+
+    #: The state whose tasks these are; set once it is laid out.
+    state: State
+
+    def __init__(self, priority: Priority, ledger: Ledger, results: Collection[Key]) -> None:
+        self._growing = ReadyQueue(priority)
+        self._shrinking = ReadyQueue(priority)
+        self._ledger = ledger
+        self._results = results
+        #: How often a task was passed over, or nothing was started, for want of memory.
+        self.held_back = 0
+
+    def push(self, keys: list[Key]) -> None:
+        """Add tasks, in any order."""
+        shrinking = [key for key in keys if self.growth(key) <= 0]
+        self._shrinking.push(shrinking)
+        if len(shrinking) < len(keys):
+            shrinks = set(shrinking)
+            self._growing.push([key for key in keys if key not in shrinks])
+
+    def take(self) -> Key | None:
+        """Take out the task to start next; None if none may start now."""
+        best, other = self._growing.best(), self._shrinking.best()
+        if best is None or (other is not None and other < best):
+            return self._shrinking.take()
+        if self._ledger.fits(self._growing.peek()):
+            return self._growing.take()
+        self.held_back += 1
+        if other is not None:
+            return self._shrinking.take()
+        return None if self.state.running else self._growing.take()
+
+    def reconsider(self, key: Key) -> None:
+        """Look again at a task that has become the only one to wait for one of its inputs."""
+        if key in self._growing and self.growth(key) <= 0:
+            self._growing.discard(key)
+            self._shrinking.push([key])
+
+    def growth(self, key: Key) -> int:
+        """Count by how many bytes more will be live once a task is done."""
+        state, sizes = self.state, self._ledger.sizes
+        grown = sizes.get(key, 0)
+        for dep in state.dependencies[key]:
+            if len(state.waiting_data[dep]) == 1 and dep not in self._results:
+                grown -= sizes.get(dep, 0)
+        return grown
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._growing or key in self._shrinking
+
+    def __len__(self) -> int:
+        return len(self._growing) + len(self._shrinking)
+
+    def __iter__(self) -> Iterator[Key]:
+        yield from self._growing
+        yield from self._shrinking
