@@ -192,6 +192,8 @@ class TupleTask:
         The keys that it refers to.
     """
 
+    #: Tells `kind_of` that this runs as a task-spec node does.
+    __graphmill_node__ = True
     __slots__ = ("dependencies", "spec")
 
     def __init__(self, spec: Any, dependencies: frozenset[Key]) -> None:

@@ -66,6 +66,8 @@ def kind_of(cls: type[Any]) -> Kind:
     """
     if cls in _PLAIN:
         return _PLAIN[cls]
+    if getattr(cls, "__graphmill_node__", False):
+        return Kind.NODE  # one of our own
     for base in cls.__mro__:
         if base.__module__ == _MODULE and base.__name__ in _NODES:
             return _NODES[base.__name__]
