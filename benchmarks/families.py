@@ -358,9 +358,7 @@ def svd_compressed(n: int) -> Collections:
     return [s, v]
 
 
-def _heavy_diagonal(
-    block: np.ndarray[Any, Any], block_id: tuple[int, int] = (0, 0)
-) -> np.ndarray[Any, Any]:
+def _heavy_diagonal(block: np.ndarray[Any, Any], block_id: tuple[int, int] = (0, 0)) -> np.ndarray[Any, Any]:
     """Make a matrix of ones positive definite, block by block."""
     row, column = block_id
     return block + len(block) * np.eye(len(block)) if row == column else block
@@ -509,7 +507,7 @@ def _families() -> Iterator[Family]:
     yield Family("svd", svd, small=8, medium=80, large=4000)
     yield Family("svd compressed", svd_compressed, small=2, medium=16, large=500)
     yield Family("cholesky", cholesky, small=4, medium=12, large=44)
-    yield Family("fft", fft, small=6, medium=20, large=100)
+    yield Family("fft", fft, small=6, medium=30, large=100)
     yield Family("stack", stack, small=2, medium=20, large=1000)
     yield Family("concatenate", concatenate, small=2, medium=20, large=1000)
     yield Family("climatology group", climatology_group, small=3, medium=24, large=800)
@@ -552,9 +550,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=["small", "medium", "large"], default="medium")
     parser.add_argument("--no-measure", action="store_true", help="take each result as one byte")
     options = parser.parse_args(arguments)
-    print(
-        f"{'family':20} {'tasks':>7} {'edges':>7} {'data':>5} {'MB':>9} {'largest':>9} {'roots':>6}"
-    )
+    print(f"{'family':20} {'tasks':>7} {'edges':>7} {'data':>5} {'MB':>9} {'largest':>9} {'roots':>6}")
     for name in options.names or FAMILIES:
         print(row(FAMILIES[name](options.scale, measure=not options.no_measure)), flush=True)
 

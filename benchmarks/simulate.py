@@ -59,7 +59,6 @@ def simulate(
     now = 0.0
     live = peak = started = 0
     commands = scheduler.handle(SlotsChanged(workers))
-    told = options.sizes is not None
     while True:
         for command in commands:
             if type(command) is Run:
@@ -78,5 +77,4 @@ def simulate(
         commands = scheduler.handle(TaskFinished(key, None))
     if not scheduler.done:
         raise RuntimeError("the scheduler has stopped with work left to do")
-    del told
     return Outcome(peak, now)

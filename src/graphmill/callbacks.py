@@ -1,20 +1,20 @@
 """Callbacks: what a run tells to whoever listens, by the protocol of Dask's local schedulers.
 
-A callback is five functions, any of which may be missing: ``start(dsk)``, ``start_state(dsk, state)``,
-``pretask(key, dsk, state)``, ``posttask(key, value, dsk, state, worker_id)`` and
-``finish(dsk, state, failed)``. Objects made for Dask work as they are, and so does their registration with
-Dask, which need not be installed.
+A callback is five functions, any of which may be missing: ``start(dsk)``,
+``start_state(dsk, state)``, ``pretask(key, dsk, state)``,
+``posttask(key, value, dsk, state, worker_id)`` and ``finish(dsk, state, failed)``. Objects made for
+Dask work as they are, and so does their registration with Dask, which need not be installed.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSet
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 CallbackTuple: TypeAlias = tuple[Callable[..., Any] | None, ...]
 
@@ -57,7 +57,7 @@ class Callback:
     def _callback(self) -> CallbackTuple:
         return tuple(getattr(self, name, None) for name in _FIELDS)
 
-    def __enter__(self) -> Callback:
+    def __enter__(self) -> Self:
         self.register()
         return self
 
@@ -81,13 +81,12 @@ def normalize_callback(callback: Any) -> CallbackTuple:
     if isinstance(functions, tuple):
         return functions
     raise TypeError(
-        "Callbacks must be Callback objects or tuples of five functions; "
-        f"got {type(callback).__name__}"
+        f"Callbacks must be Callback objects or tuples of five functions; got {type(callback).__name__}"
     )
 
 
 def unpack_callbacks(callbacks: Iterable[CallbackTuple]) -> list[list[Callable[..., Any]]]:
-    """Turn callbacks into five lists: all `start` functions, all `start_state` functions, and so on.
+    """Turn callbacks into five lists: all `start` functions, all `start_state`, and so on.
 
     Examples
     --------
@@ -98,26 +97,39 @@ def unpack_callbacks(callbacks: Iterable[CallbackTuple]) -> list[list[Callable[.
     return [[function for function in column if function] for column in columns]
 
 
+class Told(frozenset[CallbackTuple]):
+    """Callbacks that are told of a run already; they stay in their process."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Told, ()
+
+
+#: What enclosing runs tell already: schedulers that their tasks call need not tell it again. Set by
+#: each run, and wherever one of its tasks runs.
+told: ContextVar[Told] = ContextVar("graphmill_told", default=Told())  # noqa: B039 - frozen
+
+
 @contextmanager
 def local_callbacks(callbacks: Any = None) -> Iterator[tuple[CallbackTuple, ...]]:
-    """Settle who listens to a run: those given, or else those registered, if no run encloses this one.
+    """Settle who listens to a run: those given, or else those registered.
 
-    While a run goes on, Dask's registered callbacks are hidden from schedulers that its tasks may call.
+    Those that an enclosing run tells are left out, and so they are for Dask's own schedulers where
+    tasks call them.
     """
     if callbacks is not None:
-        given = [callbacks] if not isinstance(callbacks, (list, set)) else callbacks
-        given = [callbacks] if _is_one_callback(callbacks) else given
+        given = [callbacks] if _is_one_callback(callbacks) else callbacks
         yield tuple(normalize_callback(callback) for callback in given)
         return
-    if _inside_run.get():
-        yield ()
-        return
-    token = _inside_run.set(True)
-    try:
-        with _hidden.hide() as dask_callbacks:
-            yield (*Callback.active, *dask_callbacks)
-    finally:
-        _inside_run.reset(token)
+    with _dask_callbacks.behind_curtain() as registered:
+        heard = told.get()
+        listeners = (*(Callback.active - heard), *(registered - heard))
+        token = told.set(Told(heard.union(listeners)))
+        try:
+            yield listeners
+        finally:
+            told.reset(token)
 
 
 def _is_one_callback(callbacks: Any) -> bool:
@@ -126,40 +138,84 @@ def _is_one_callback(callbacks: Any) -> bool:
     return isinstance(callbacks, tuple) and all(f is None or callable(f) for f in callbacks)
 
 
-_inside_run: ContextVar[bool] = ContextVar("graphmill_inside_run", default=False)
+class _Curtain(MutableSet[CallbackTuple]):
+    """Dask's registered callbacks, without those that an enclosing run of ours tells already."""
+
+    __slots__ = ("behind",)
+
+    def __init__(self, behind: set[CallbackTuple]) -> None:
+        #: All that are registered.
+        self.behind = behind
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[CallbackTuple]) -> set[CallbackTuple]:
+        return set(it)
+
+    def __contains__(self, callback: object) -> bool:
+        return callback in self.behind and callback not in told.get()
+
+    def __iter__(self) -> Iterator[CallbackTuple]:
+        return iter(self.behind - told.get())
+
+    def __len__(self) -> int:
+        return len(self.behind - told.get())
+
+    def add(self, callback: CallbackTuple) -> None:
+        self.behind.add(callback)
+
+    def discard(self, callback: CallbackTuple) -> None:
+        self.behind.discard(callback)
+
+    def remove(self, callback: CallbackTuple) -> None:
+        self.behind.remove(callback)
+
+    def update(self, *others: Iterable[CallbackTuple]) -> None:
+        self.behind.update(*others)
 
 
 @dataclass(slots=True)
-class _HiddenCallbacks:
-    """Dask's registered callbacks, taken away from Dask while runs of ours go on, in any thread."""
+class _DaskCallbacks:
+    """The registry of Dask's callbacks, behind a curtain while runs of ours go on in any thread."""
 
     #: How many runs go on.
     runs: int = 0
-    #: What was registered with Dask when the first of them began.
-    callbacks: set[CallbackTuple] = field(default_factory=set)
+    #: The curtain, while any do.
+    curtain: _Curtain | None = None
     #: Runs begin and end in several threads.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def hide(self) -> Iterator[tuple[CallbackTuple, ...]]:
+    def behind_curtain(self) -> Iterator[set[CallbackTuple]]:
+        """Draw the curtain; give what is registered."""
         module = sys.modules.get("dask.callbacks")
         if module is None:
-            yield ()
+            yield set()
             return
-        theirs = module.Callback
+        registry = module.Callback
         with self.lock:
-            if self.runs == 0:
-                self.callbacks, theirs.active = theirs.active, set()
-            self.runs += 1
-            # What was registered since the first run began counts for those that begin now.
-            visible = (*self.callbacks, *(theirs.active - self.callbacks))
+            registered = self._begin(registry)
         try:
-            yield visible
+            yield registered
         finally:
             with self.lock:
-                self.runs -= 1
-                if self.runs == 0:
-                    theirs.active, self.callbacks = self.callbacks | theirs.active, set()
+                self._end(registry)
+
+    def _begin(self, registry: Any) -> set[CallbackTuple]:
+        if self.curtain is None:
+            active = registry.active
+            # A scheduler of Dask's, begun under an earlier curtain, may have put that one back.
+            self.curtain = active if isinstance(active, _Curtain) else _Curtain(active)
+            registry.active = self.curtain
+        self.runs += 1
+        # While a scheduler of Dask's is at work, another set stands in the place of the curtain.
+        return self.curtain.behind.union(registry.active)
+
+    def _end(self, registry: Any) -> None:
+        self.runs -= 1
+        if self.runs == 0:
+            if registry.active is self.curtain and self.curtain is not None:
+                registry.active = self.curtain.behind
+            self.curtain = None
 
 
-_hidden = _HiddenCallbacks()
+_dask_callbacks = _DaskCallbacks()

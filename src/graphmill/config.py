@@ -1,7 +1,8 @@
 """Settings that may come from elsewhere than an argument.
 
-In order: `set` in this process, environment variables ``GRAPHMILL_<NAME>``, and, where Dask has been loaded,
-``dask.config`` under ``graphmill.<name>`` and then under the plain name that Dask's own schedulers read.
+In order: `set` in this process, environment variables ``GRAPHMILL_<NAME>``, and, where Dask has
+been loaded, ``dask.config`` under ``graphmill.<name>`` and then under the plain name that Dask's own
+schedulers read.
 """
 
 from __future__ import annotations
@@ -94,12 +95,13 @@ _BOOLS = ("true", "false", "none")
 def _check(name: str, value: Any, source: str) -> None:
     if name not in SETTINGS:
         raise ConfigError(_unknown(name))
+    if name == "cache" and value is not None and not hasattr(value, "__setitem__"):
+        raise ConfigError(f"'cache' must be a mapping, but {source} gives {value!r}")
     allowed = SETTINGS[name]
     fits = isinstance(value, allowed) and not (isinstance(value, bool) and int in allowed)
     if value is not None and not (fits or object in allowed):
         raise ConfigError(
-            f"{name!r} must be {' or '.join(cls.__name__ for cls in allowed)}, "
-            f"but {source} gives {value!r}"
+            f"{name!r} must be {' or '.join(cls.__name__ for cls in allowed)}, but {source} gives {value!r}"
         )
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import pickle
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from graphmill import config
-from graphmill.callbacks import Callback, local_callbacks, unpack_callbacks
+from graphmill.callbacks import Callback, Told, local_callbacks, told, unpack_callbacks
 from graphmill.errors import WorkerError
 from graphmill.graph import (
     Graph,
@@ -33,7 +36,6 @@ from graphmill.graph import (
     reverse_dict,
     toposort,
 )
-from graphmill.graph.taskspec import Kinds
 from graphmill.order import order, order_graph, sortkey
 from graphmill.scheduler import Scheduler, State, start_state
 from graphmill.scheduler.events import (
@@ -103,7 +105,10 @@ def default_get_id() -> None:
     return
 
 
-def default_pack_exception(e: BaseException, dumps: Callable[[Any], Any]) -> Any:
+def default_pack_exception(
+    e: BaseException,
+    dumps: Callable[[Any], Any],  # noqa: ARG001 - as Dask's
+) -> Any:
     """Raise an exception where it happened, rather than send it back."""
     raise e
 
@@ -117,14 +122,13 @@ def reraise(exc: BaseException, tb: Any = None) -> None:
 
 def queue_get(q: Any) -> Any:
     """Take the next item off a queue; waiting can be interrupted by Ctrl-C on every platform."""
-    if sys.platform != "win32":
-        return q.get()
-    while True:
+    while sys.platform == "win32":
         # There, a wait without an end cannot be interrupted.
         try:
             return q.get(timeout=0.1)
         except Empty:
             continue
+    return q.get()
 
 
 def nested_get(ind: Any, coll: Any) -> Any:
@@ -163,8 +167,10 @@ def start_state_from_dask(
 
     Examples
     --------
-    >>> def inc(x): return x + 1
-    >>> def add(x, y): return x + y
+    >>> def inc(x):
+    ...     return x + 1
+    >>> def add(x, y):
+    ...     return x + y
     >>> state = start_state_from_dask({"x": 1, "y": 2, "z": (inc, "x"), "w": (add, "z", "y")})
     >>> state["cache"], state["ready"], state["waiting"]
     ({'x': 1, 'y': 2}, ['z'], {'w': {'z'}})
@@ -188,7 +194,7 @@ def release_data(key: Key, state: State, delete: bool = True) -> None:
     delete
         Whether to take the value out of the cache.
     """
-    assert not state["waiting_data"].get(key), f"{key!r} is still waited for"  # noqa: S101
+    assert not state["waiting_data"].get(key), f"{key!r} is still waited for"
     state["waiting_data"].pop(key, None)
     state["released"].add(key)
     if delete:
@@ -196,7 +202,7 @@ def release_data(key: Key, state: State, delete: bool = True) -> None:
 
 
 def finish_task(
-    dsk: Any,
+    dsk: Any,  # noqa: ARG001 - as Dask's
     key: Key,
     state: State,
     results: Collection[Key],
@@ -223,12 +229,13 @@ def finish_task(
     release_data
         Called for each input that is let go.
     """
-    woken = sorted(state.wake(key), key=sortkey, reverse=True)
-    state.ready.push(woken) if hasattr(state.ready, "push") else state.ready.extend(woken)
+    state.ready.push(sorted(state.wake(key), key=sortkey, reverse=True))
+    log = _ReleaseLog.if_wanted(state.cache)
     for dep in sorted(state.forget(key), key=sortkey):
         if dep not in results:
             release_data(dep, state, delete=delete)
-            _log_release(dep, key, state.cache)
+            if log:
+                log.release(dep, key)
     state.finished.add(key)
     state.running.remove(key)
     return state
@@ -263,7 +270,8 @@ def execute_task(
     Returns
     -------
     tuple
-        The key, the packed result and worker, and False; or the key, the packed exception, and True.
+        The key, the packed result and worker, and False; or the key, the packed exception, and
+        True.
     """
     try:
         task, values = loads(task_info)
@@ -274,18 +282,73 @@ def execute_task(
 
 
 @dataclass(slots=True)
-class _Unpacked:
-    """An exception that nobody packed: it travels as it is."""
+class _Raised:
+    """An exception that nobody packed: it travels as it is, or else as its text."""
 
     error: BaseException
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled means going to another process, where the traceback cannot follow.
+        try:
+            packed = pickle.dumps(self.error)
+        except Exception:  # noqa: BLE001 - an exception may hold anything
+            packed = None
+        return _raised_elsewhere, (packed, "".join(traceback.format_exception(self.error)))
 
-def _run(*args: Any) -> Answer:
+
+def _raised_elsewhere(packed: bytes | None, story: str) -> _Raised:
+    try:
+        error = packed and pickle.loads(packed)  # noqa: S301 - it comes from our own worker
+    except Exception:  # noqa: BLE001 - many exceptions can be pickled, but not unpickled
+        error = None
+    if not isinstance(error, BaseException):
+        return _Raised(WorkerError(f"A task raised an exception that cannot be sent:\n{story}"))
+    error.add_note(f"In the worker process:\n{story}")
+    return _Raised(error)
+
+
+def _run(heard: Told, *args: Any) -> Answer:
+    """Run a task, and answer in any case."""
+    token = told.set(heard)
     # A pool's callback is not called when its function raises, and then nobody would ever know.
     try:
         return execute_task(*args)
     except BaseException as e:  # noqa: BLE001 - raised again in the caller's process
-        return args[0], _Unpacked(e), True
+        return args[0], _Raised(e), True
+    finally:
+        told.reset(token)
+
+
+@dataclass(slots=True)
+class _Parcel:
+    """What goes through a pool of `multiprocessing`, which only sees bytes.
+
+    Such a pool never answers if what it is sent, or what it sends back, can be pickled but not
+    unpickled: the worker process, or the thread that reads its answers, ends without a word. So
+    that is done where it may fail. In a pool of threads nothing is pickled.
+    """
+
+    content: Any
+    packed: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import ForkingPickler  # noqa: PLC0415 - the pool's own
+
+        content = self.content if self.packed else bytes(ForkingPickler.dumps(self.content))
+        return _Parcel, (content, True)
+
+    def open(self) -> Any:
+        """Get the content, or raise what keeps it from being unpickled."""
+        return pickle.loads(self.content) if self.packed else self.content  # noqa: S301 - ours
+
+
+def _run_parcel(parcel: _Parcel) -> _Parcel:
+    """Run a task that may have come from another process."""
+    try:
+        args = parcel.open()
+    except BaseException as e:  # noqa: BLE001 - raised again in the caller's process
+        return _Parcel((None, _Raised(e), True))
+    return _Parcel(_run(*args))
 
 
 def apply_sync(
@@ -316,8 +379,13 @@ class _Pool:
     answers: SimpleQueue[Answer] = field(default_factory=SimpleQueue)
     #: Whether the pool tells of tasks that it could not answer.
     tells_errors: bool = False
+    #: Whether it is a pool of `multiprocessing`, for which see `_Parcel`.
+    needs_parcels: bool = False
 
     def __post_init__(self) -> None:
+        module = sys.modules.get("multiprocessing.pool")
+        owner = getattr(self.apply_async, "__self__", None)
+        self.needs_parcels = module is not None and isinstance(owner, module.Pool)
         try:
             parameters = inspect.signature(self.apply_async).parameters
         except (TypeError, ValueError):
@@ -325,7 +393,9 @@ class _Pool:
         self.tells_errors = "error_callback" in parameters
 
     def submit(self, key: Key, task: Any, values: dict[Key, Any]) -> None:
+        """Have a task run."""
         args = (
+            told.get(),
             key,
             self.dumps((task, values)),
             self.dumps,
@@ -335,28 +405,71 @@ class _Pool:
         )
         if self.apply_async is apply_sync:
             self.answers.put(_run(*args))
-        elif self.tells_errors:
-            self.apply_async(
-                _run,
-                args=args,
-                callback=self.answers.put,
-                error_callback=_Undeliverable(key, self.answers),
-            )
+            return
+        reply = _Reply(key, self.answers)
+        more = {"error_callback": reply.lose} if self.tells_errors else {}
+        if self.needs_parcels:
+            self.apply_async(_run_parcel, args=(_Parcel(args),), callback=reply.unpack, **more)
         else:
-            self.apply_async(_run, args=args, callback=self.answers.put)
+            self.apply_async(_run, args=args, callback=self.answers.put, **more)
 
 
 @dataclass(slots=True)
-class _Undeliverable:
-    """Answers for a task whose pool could not."""
+class _Reply:
+    """Where the answer for one task goes."""
 
     key: Key
     answers: SimpleQueue[Answer]
 
-    def __call__(self, error: BaseException) -> None:
+    def unpack(self, parcel: _Parcel) -> None:
+        """Take in an answer."""
+        try:
+            _, packed, failed = parcel.open()
+        except BaseException as e:  # noqa: BLE001 - raised in the caller's thread
+            self.lose(e)
+        else:
+            self.answers.put((self.key, packed, failed))
+
+    def lose(self, error: BaseException) -> None:
+        """Answer for a task whose pool could not."""
         lost = WorkerError(f"The pool could not deliver the result of {self.key!r}: {error}")
         lost.__cause__ = error
-        self.answers.put((self.key, _Unpacked(lost), True))
+        self.answers.put((self.key, _Raised(lost), True))
+
+
+@dataclass(slots=True)
+class _ReleaseLog:
+    """Tells of each release, and of the bytes then held."""
+
+    cache: Mapping[Key, Any]
+    #: The bytes of each value, when it was last seen.
+    sizes: dict[Key, int]
+    #: Their sum.
+    held: int
+
+    @classmethod
+    def if_wanted(cls, cache: Mapping[Key, Any]) -> _ReleaseLog | None:
+        """Begin a log if debugging is on."""
+        if not logger.isEnabledFor(logging.DEBUG):
+            return None
+        sizes = {key: _nbytes(value) for key, value in cache.items()}
+        return cls(cache, sizes, sum(sizes.values()))
+
+    def add(self, key: Key, value: Any) -> None:
+        """Count a value that has come."""
+        self.held += _nbytes(value) - self.sizes.get(key, 0)
+        self.sizes[key] = _nbytes(value)
+
+    def release(self, key: Key, by: Key) -> None:
+        """Tell of a value that was let go."""
+        if key not in self.cache:
+            self.held -= self.sizes.pop(key, 0)
+        logger.debug("released %r, by the end of %r; %d bytes held", key, by, self.held)
+
+
+def _nbytes(value: Any) -> int:
+    nbytes = getattr(value, "nbytes", None)
+    return nbytes if isinstance(nbytes, int) else sys.getsizeof(value)
 
 
 @dataclass(slots=True)
@@ -371,6 +484,7 @@ class _Job:
     raise_exception: Callable[..., Any]
     pretask: list[Callable[..., Any]]
     posttask: list[Callable[..., Any]]
+    log: _ReleaseLog | None
 
     def run(self, num_workers: int) -> None:
         """Start tasks and take in answers until all is done, or a task has failed."""
@@ -389,37 +503,52 @@ class _Job:
                     function(key, self.dsk, state)
                 values = {dep: cache[dep] for dep in state.dependencies[key]}
                 self.pool.submit(key, self.graph.tasks[key], values)
-            elif type(command) is Release:
-                _log_release(command.key, command.by, cache)
+            elif type(command) is Release and self.log:
+                self.log.release(command.key, command.by)
 
     def _take_in(self, answer: Answer) -> None:
         key, packed, failed = answer
         if failed:
             self._fail(key, packed)
-        value, worker_id = self.pool.loads(packed)
+        value, worker_id = self._unpack(key, packed)
         commands = self.scheduler.handle(TaskFinished(key, value))
+        if self.log:
+            self.log.add(key, value)
         for function in self.posttask:
             function(key, value, self.dsk, self.scheduler.state, worker_id)
         self._obey(commands)
 
+    def _unpack(self, key: Key, packed: Any) -> Any:
+        try:
+            return self.pool.loads(packed)
+        except BaseException as e:
+            e.add_note(f"while the answer of the task {key!r} was unpacked")
+            raise
+
     def _fail(self, key: Key, packed: Any) -> None:
         """Raise what a task raised."""
-        if isinstance(packed, _Unpacked):
+        if isinstance(packed, _Raised):
             error, traceback = packed.error, packed.error.__traceback__
         else:
-            error, traceback = self.pool.loads(packed)
+            error, traceback = self._unpack(key, packed)
         aborted = self.scheduler.handle(TaskFailed(key, error))
-        assert any(type(command) is Abort for command in aborted)  # noqa: S101 - it has no retries
-        error.add_note(f"raised by the task {key!r}")
+        assert any(type(command) is Abort for command in aborted)  # it has no retries
+        note = f"raised by the task {key!r}"
+        error.add_note(note)
         if self.rerun_locally:
-            self._rerun(key)
+            self._rerun(key, note)
             error.add_note("run again in this process, the task raised nothing")
         self.raise_exception(error, traceback)
         raise error  # whatever raise_exception does, there is no result to go on with
 
-    def _rerun(self, key: Key) -> None:
+    def _rerun(self, key: Key, note: str) -> None:
         state = self.scheduler.state
-        self.graph.tasks[key]({dep: state.cache[dep] for dep in state.dependencies[key]})
+        values = {dep: state.cache[dep] for dep in state.dependencies[key]}
+        try:
+            self.graph.tasks[key](values)
+        except BaseException as e:
+            e.add_note(f"{note}, run again in this process")
+            raise
 
 
 def get_async(
@@ -435,14 +564,15 @@ def get_async(
     callbacks: Any = None,
     dumps: Callable[[Any], Any] = identity,
     loads: Callable[[Any], Any] = identity,
-    **kwargs: Any,
+    **kwargs: Any,  # noqa: ARG001 - meant for other schedulers
 ) -> Any:
     """Compute keys of a graph on anything that runs functions asynchronously.
 
     Parameters
     ----------
     apply_async
-        Called as ``apply_async(func, args=(), kwds={}, callback=None)``, as pools of `multiprocessing` have it.
+        Called as ``apply_async(func, args=(), kwds={}, callback=None)``, as pools of
+        `multiprocessing` have it.
     num_workers
         How many tasks may run at once; None for the setting ``num_workers``, or the number of CPUs.
     dsk
@@ -450,14 +580,15 @@ def get_async(
     result
         A key, or nested lists of keys.
     cache
-        Where values are kept while they are needed; read at the start: keys that it has are not computed again.
+        Where values are kept while they are needed; read at the start: keys that it has are not
+        computed again.
     get_id
         Called where a task has run, to tell `posttask` callbacks where that was.
     rerun_exceptions_locally
         Run a task that has failed again in this process, for a debugger.
     pack_exception
-        ``pack_exception(exception, dumps)``: makes ``dumps((exception, traceback))`` of an exception. By
-        default exceptions travel as they are.
+        ``pack_exception(exception, dumps)``: makes ``dumps((exception, traceback))`` of an
+        exception. By default exceptions travel as they are.
     raise_exception
         ``raise_exception(exception, traceback)``: raises it here.
     callbacks
@@ -481,7 +612,7 @@ def get_async(
     """
     results = set(flatten(result)) if isinstance(result, list) else {result}
     if num_workers is None:
-        num_workers = config.get("num_workers") or os.cpu_count() or 1
+        num_workers = config.get("num_workers", os.cpu_count() or 1)
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     if rerun_exceptions_locally is None:
@@ -517,12 +648,14 @@ def get_async(
                 raise_exception,
                 pretask,
                 posttask,
+                _ReleaseLog.if_wanted(cache),
             ).run(num_workers)
             failed = False
         finally:
-            for *_, finish in started:
-                if finish:
-                    finish(dsk, state, failed)
+            with ExitStack() as stack:  # it calls all, whichever of them raise
+                for *_, finish in reversed(started):
+                    if finish:
+                        stack.callback(finish, dsk, state, failed)
     return nested_get(result, cache)
 
 
@@ -551,9 +684,3 @@ def _cache_or_default(cache: MutableMapping[Key, Any] | None) -> MutableMapping[
     if cache is None:
         cache = config.get("cache")
     return {} if cache is None else cache
-
-
-def _log_release(key: Key, by: Key, cache: Mapping[Key, Any]) -> None:
-    if logger.isEnabledFor(logging.DEBUG):
-        held = sum(getattr(value, "nbytes", None) or sys.getsizeof(value) for value in cache.values())
-        logger.debug("released %r, by the end of %r; %d bytes held", key, by, held)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Set
+from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 #: The name of a task or of a piece of data in a graph: a string, a number, bytes, or a tuple of them.
@@ -17,7 +18,7 @@ class Node(Protocol):
     """Something to run: our own tuple tasks, and Dask's task-spec nodes as they are."""
 
     @property
-    def dependencies(self) -> Set[Key]:
+    def dependencies(self) -> AbstractSet[Key]:
         """The keys whose values the node must be given."""
 
     def __call__(self, values: Mapping[Key, Any]) -> Any:

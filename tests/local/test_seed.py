@@ -103,7 +103,7 @@ def test_start_state_does_not_compute_again_what_the_cache_has():
 def test_start_state_pops_the_best_priority_first():
     # "`ready` is sorted so that `pop()` gives the task with the best static priority"
     ranks = {"c": 2, "a": 0, "b": 1}
-    dsk = {key: (inc, 0) for key in ranks}
+    dsk = dict.fromkeys(ranks, (inc, 0))
     state = start_state_from_dask(dsk, sortkey=ranks.__getitem__)
     assert [state["ready"].pop() for _ in range(3)] == ["a", "b", "c"]
 
@@ -116,8 +116,7 @@ def test_state_fields():
     # waiting, waiting_data"
     state = start_state_from_dask(seed_graph())
     assert set(dict(state)) == set(
-        "dependencies dependents cache released "
-        "ready running finished waiting waiting_data".split()
+        "dependencies dependents cache released ready running finished waiting waiting_data".split()
     )
     assert state.waiting is state["waiting"]
     assert "waiting" in state
@@ -181,7 +180,7 @@ def test_order_gives_each_key_a_priority():
 
 def test_order_breaks_ties_predictably():
     keys = [("leaf", i) for i in range(8)] + [f"s{i}" for i in range(8)] + [1, 2.5, b"b"]
-    dsk = {key: (inc, 0) for key in keys}
+    dsk = dict.fromkeys(keys, (inc, 0))
     dsk["sum"] = (sum, keys)
     assert order(dsk) == order(dict(dsk))
 
@@ -397,9 +396,7 @@ def test_callbacks_as_dask_has_them():
 def test_finish_is_called_after_an_error():
     # "`finish` is called for every started callback, also after an error"
     finished = []
-    callbacks = [
-        Callback(finish=lambda dsk, state, failed: finished.append(failed)) for _ in range(2)
-    ]
+    callbacks = [Callback(finish=lambda dsk, state, failed: finished.append(failed)) for _ in range(2)]
     with pytest.raises(ZeroDivisionError):
         get_sync({"x": (fail,)}, "x", callbacks=callbacks)
     assert finished == [True, True]

@@ -9,7 +9,7 @@ Knows how such tasks are written, what they refer to, and how to run one. Must n
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from graphmill.graph.taskspec import Kind, Kinds
 from graphmill.types import Key
@@ -69,17 +69,9 @@ def has_tasks(dsk: Container[Key], x: Any) -> bool:
     return Reader(dsk).read(x) is not None
 
 
-@overload
-def get_dependencies(
-    dsk: Mapping[Key, Any], key: Key = ..., task: Any = ..., as_list: bool = ...
-) -> set[Key]: ...
-@overload
-def get_dependencies(
-    dsk: Mapping[Key, Any], key: Key, task: Any, as_list: bool
-) -> set[Key] | list[Key]: ...
 def get_dependencies(
     dsk: Mapping[Key, Any], key: Key = None, task: Any = no_default, as_list: bool = False
-) -> set[Key] | list[Key]:
+) -> Any:
     """Get the keys that a task refers to directly.
 
     Parameters
@@ -92,6 +84,11 @@ def get_dependencies(
         the task itself.
     as_list
         Give a list that has a key as often as the task refers to it, instead of a set.
+
+    Returns
+    -------
+    set or list
+        The keys.
 
     Examples
     --------
@@ -120,7 +117,7 @@ class Reader:
 
     def __init__(self, first: Container[Key], *others: Container[Key]) -> None:
         self._first = first
-        self._others = tuple(keys for keys in others if keys)
+        self._others = others
         self._kinds = Kinds()
 
     def read(self, value: Any) -> tuple[frozenset[Key], bool] | None:
@@ -201,6 +198,7 @@ class TupleTask:
         self.dependencies = dependencies
 
     def __call__(self, values: Mapping[Key, Any]) -> Any:
+        """Run the task on the values of its dependencies."""
         return evaluate(self.spec, values)
 
     def __repr__(self) -> str:
@@ -216,6 +214,7 @@ class MixedTask(TupleTask):
     __slots__ = ()
 
     def __call__(self, values: Mapping[Key, Any]) -> Any:
+        """Run the task, and the nodes inside it, on the values of its dependencies."""
         return evaluate(self.spec, values, Kinds())
 
 
@@ -251,7 +250,7 @@ def evaluate(spec: Any, values: Mapping[Key, Any], kinds: Kinds | None = None) -
     if cls is dict:
         return {name: evaluate(value, values, kinds) for name, value in spec.items()}
     if isinstance(spec, (str, int, float, bytes)):
-        return values[spec] if spec in values else spec
+        return values.get(spec, spec)
     if isinstance(spec, tuple) and hasattr(cls, "_make"):
         return cls._make([evaluate(item, values, kinds) for item in spec])
     if kinds is not None:

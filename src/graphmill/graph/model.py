@@ -21,6 +21,8 @@ from graphmill.types import Key, Node
 
 #: Among how many keys a misspelt one is looked for; more would take seconds.
 _SEARCHED = 5_000
+#: How many of the tasks that need a missing key an error names.
+_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -153,8 +155,8 @@ def read_graph(
 
 def _missing_dependency(key: Key, dependencies: Mapping[Key, Collection[Key]]) -> Exception:
     users = [user for user, deps in dependencies.items() if key in deps]
-    more = f" and {len(users) - 3} more" if len(users) > 3 else ""
-    shown = ", ".join(repr(user) for user in users[:3])
+    more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+    shown = ", ".join(repr(user) for user in users[:_SHOWN])
     return MissingDependencyError(
         f"Missing dependency {key!r}: {shown}{more} needs it, and neither the graph nor the cache has it"
     )

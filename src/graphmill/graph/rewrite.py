@@ -1,10 +1,11 @@
 """Rewriting graphs before they run: leaving out, fusing, and computing again instead of storing.
 
-Every function here takes a graph of any dialect and returns a new one; what it was given stays as it
-is. Tuple tasks are nested in each other. A task-spec node cannot be opened without Dask, so it becomes a
-`ChainedTask`: first what was put into it, then the node itself.
+Every function here takes a graph of any dialect and returns a new one; what it was given stays as
+it is. Tuple tasks are nested in each other. A task-spec node cannot be opened without Dask, so it
+becomes a `ChainedTask`: first what was put into it, then the node itself.
 
-Knows what tasks refer to, and how to put one into another. Must not know Dask, nor how a graph is run.
+Knows what tasks refer to, and how to put one into another. Must not know Dask, nor how a graph is
+run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_NAME: Final = 120
 #: From how many hexadecimal digits on a part of a name is taken for a hash.
 _HASH_DIGITS: Final = 8
 
-#: Makes a name for a fused task of its keys, the last one to run at the end; None to rename nothing.
+#: Makes a key for a fused task of the keys in it, first to last; or None, to rename nothing.
 Renamer: TypeAlias = Callable[[list[Key]], Key | None]
 Dependencies: TypeAlias = Mapping[Key, Collection[Key]]
 
@@ -39,7 +40,8 @@ class ChainedTask:
     Parameters
     ----------
     steps
-        Keys and nodes, in the order in which to run them. A step may use the values of earlier ones.
+        Keys and nodes, in the order in which to run them. A step may use the values of earlier
+        ones.
     outer
         The node that makes the result.
 
@@ -78,6 +80,7 @@ class ChainedTask:
         self.dependencies = frozenset(needed)
 
     def __call__(self, values: Mapping[Key, Any]) -> Any:
+        """Run the steps, and then the outer node."""
         known = dict(values)
         for (key, node), dead in zip(self.steps, self._dead, strict=True):
             inputs = {dep: known[dep] for dep in node.dependencies}
@@ -150,9 +153,10 @@ def fuse(
 ) -> tuple[dict[Key, Any], dict[Key, set[Key]]]:
     """Make one task of each linear chain.
 
-    In a chain, each task but the first refers to nothing but the task before, once, and nothing else
-    refers to that one. The fused task has the key of the last one. Chains of tuple tasks are cut where
-    they would be nested deeper than `MAX_DEPTH`.
+    In a chain, each task but the first refers to nothing but the task before, once, and nothing
+    else refers to that one. The fused task has the key of the last one. Chains of tuple tasks are
+    cut where they would be nested deeper than `MAX_DEPTH`. Data other than numbers, strings and
+    tuples is not fused.
 
     Parameters
     ----------
@@ -163,8 +167,9 @@ def fuse(
     dependencies
         What each key refers to, as `cull` returns it.
     rename_keys
-        Whether to name fused tasks after all that went into them; or a function that makes the name of
-        the keys of a chain, first to last. The last key then stands for the new one.
+        Whether to name fused tasks after all that went into them; or a function that makes a key of
+        the keys of a chain, first to last. The last key then stands for the new one, which must not
+        be a string that some task holds as data.
 
     Returns
     -------
@@ -262,16 +267,14 @@ def inline(
     --------
     >>> inline({"x": 1, "y": (abs, "x"), "z": (max, "x", "y")})["z"]
     (<built-in function max>, 1, 'y')
-    >>> inline({"x": 1, "y": (abs, "x"), "z": (max, "x", "y")}, keys="y", inline_constants=False)[
-    ...     "z"
-    ... ]
+    >>> inline({"x": 1, "y": (abs, "x"), "z": (max, "x", "y")}, keys="y", inline_constants=False)["z"]
     (<built-in function max>, 'x', (<built-in function abs>, 'x'))
     """
     dsk = as_mapping(dsk)
     rewriter = _Rewriter(dsk)
+    given = dependencies or {}
     needs = {
-        key: (dependencies or {}).get(key) or rewriter.reader.references(value)
-        for key, value in dsk.items()
+        key: given[key] if key in given else rewriter.reader.references(value) for key, value in dsk.items()
     }
     wanted = _key_set(keys)
     if inline_constants:
@@ -283,9 +286,7 @@ def inline(
     for key in order:
         inlined[key] = rewriter.substitute(dsk[key], _part(inlined, needs[key]))
     return {
-        key: inlined[key]
-        if key in inlined
-        else rewriter.substitute(value, _part(inlined, needs[key]))
+        key: inlined[key] if key in inlined else rewriter.substitute(value, _part(inlined, needs[key]))
         for key, value in dsk.items()
     }
 
@@ -297,7 +298,7 @@ def inline_functions(
     inline_constants: bool = False,
     dependencies: Dependencies | None = None,
 ) -> Mapping[Key, Any]:
-    """Compute cheap functions again inside the tasks that use them, instead of storing what they return.
+    """Compute cheap functions again inside the tasks that use them, instead of storing results.
 
     Parameters
     ----------
@@ -306,8 +307,9 @@ def inline_functions(
     output
         A key, or nested lists of keys, that must stay in the graph.
     fast_functions
-        The functions that cost less to compute again than to store. A task goes into its dependents if
-        it calls nothing else. It stays where it is if it would consist of more than `MAX_CALLS` calls.
+        The functions that cost less to compute again than to store. A task goes into its dependents
+        if it calls nothing else. It stays where it is if it would consist of more than `MAX_CALLS`
+        calls.
     inline_constants
         Put data into the tasks that use it as well.
     dependencies
@@ -318,22 +320,22 @@ def inline_functions(
     >>> inline_functions({"x": -1, "y": (abs, "x"), "z": (max, "x", "y")}, ["z"], [abs])
     {'x': -1, 'z': (<built-in function max>, 'x', (<built-in function abs>, 'x'))}
     """
-    dsk = as_mapping(dsk)
+    graph = as_mapping(dsk)
     if not fast_functions:
-        return dsk
-    rewriter = _Rewriter(dsk)
-    references = {key: rewriter.reader.references(value) for key, value in dsk.items()}
+        return graph
+    rewriter = _Rewriter(graph)
+    references = {key: rewriter.reader.references(value) for key, value in graph.items()}
     protected = _key_set(output)
     if isinstance(output, tuple):
         protected.update(output)  # one key, or several
     dependents = reverse_dict(references)
     calls = rewriter.calls_of_fast(
-        [key for key in dsk if dependents[key] and key not in protected], set(fast_functions)
+        [key for key in graph if dependents[key] and key not in protected], set(fast_functions)
     )
     keys = _cheap_keys(references, calls)
     if not keys:
-        return dsk
-    result = inline(dsk, keys, inline_constants, dependencies or references)
+        return graph
+    result = inline(graph, keys, inline_constants, dependencies or references)
     return {key: value for key, value in result.items() if key not in keys}
 
 
@@ -431,7 +433,7 @@ class _Rewriter:
         return kind is not Kind.NODE and self.reader.read(value) is None
 
     def can_fuse(self, key: Key, user: Key) -> bool:
-        """Say whether a task, or a small piece of data, may become a part of the one that uses it."""
+        """Say whether a task, or a small piece of data, may become a part of its only user."""
         value = self._dsk[key]
         if any(getattr(task, "block_fusion", False) for task in (value, self._dsk[user])):
             return False
@@ -483,7 +485,7 @@ class _Rewriter:
         return nested
 
     def substitute(self, value: Any, parts: Mapping[Key, Any]) -> Any:
-        """Put parts into a value where it refers to their keys; what refers to none stays the same."""
+        """Put parts into a value where it refers to their keys; otherwise give the value itself."""
         kind = self._kinds[type(value)]
         if not parts or kind is Kind.LITERAL or kind is Kind.DATA:
             return value
@@ -532,7 +534,7 @@ class _Rewriter:
         return result
 
     def _literal_set(self, cls: type, items: list[Any]) -> Any:
-        """Write a set down, although what stands in it may not be hashable, or may look the same."""
+        """Write a set down, although its items may not be hashable, or may look the same."""
         if all(self._kinds[type(item)] in (Kind.NAME, Kind.TUPLE, Kind.LITERAL) for item in items):
             try:
                 result = cls(items)

@@ -10,9 +10,7 @@ from graphmill.graph.walk import find_cycle, flatten, sort_topologically
 from graphmill.types import Key
 
 
-def toposort(
-    dsk: Mapping[Key, Any], dependencies: Mapping[Key, Collection[Key]] | None = None
-) -> list[Key]:
+def toposort(dsk: Mapping[Key, Any], dependencies: Mapping[Key, Collection[Key]] | None = None) -> list[Key]:
     """List the keys of a graph so that each comes after all that it depends on.
 
     Raises

@@ -38,7 +38,7 @@ class Kind(Enum):
     REFERENCE = auto()
 
 
-_PLAIN = {
+_PLAIN: dict[type, Kind] = {
     tuple: Kind.TUPLE,
     list: Kind.CONTAINER,
     set: Kind.CONTAINER,

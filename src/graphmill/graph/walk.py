@@ -67,9 +67,7 @@ def reverse_dict(d: Mapping[Key, Iterable[Key]]) -> dict[Key, set[Key]]:
     return result
 
 
-def find_cycle(
-    dependencies: Mapping[Key, Collection[Key]], keys: Iterable[Key] | None = None
-) -> list[Key]:
+def find_cycle(dependencies: Mapping[Key, Collection[Key]], keys: Iterable[Key] | None = None) -> list[Key]:
     """Find keys that depend on each other.
 
     Parameters

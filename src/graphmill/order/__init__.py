@@ -11,6 +11,7 @@ from typing import Any
 
 from graphmill.graph.model import Graph, as_mapping, read_graph
 from graphmill.order.depth_first import order_depth_first
+from graphmill.order.guess import guess_sizes
 from graphmill.order.index import Index, index_graph
 from graphmill.order.release import Effort, ReleaseOrder
 from graphmill.order.replay import is_in_order, peak_of
@@ -30,17 +31,13 @@ def sortkey(item: Any) -> tuple[str, Any]:
     return type(item).__name__, item
 
 
-def order(
-    dsk: Any, dependencies: Any = None, *, sizes: Mapping[Key, int] | None = None
-) -> dict[Key, int]:
+def order(dsk: Any, sizes: Mapping[Key, int] | None = None) -> dict[Key, int]:
     """Find static priorities: in which order to run tasks so that few bytes are live at once.
 
     Parameters
     ----------
     dsk
         A graph of any dialect.
-    dependencies
-        Ignored: they are read from the graph.
     sizes
         The size of each task's output in bytes, as far as it is known.
 
@@ -68,7 +65,7 @@ class Order:
 
     #: A number for each key; the smallest runs first.
     priorities: dict[Key, int]
-    #: The most bytes live at once on one worker; counted in outputs where no sizes are known.
+    #: The most bytes live at once on one worker; in units of `guess.ROOT` where no sizes are known.
     peak: int
     #: The largest output of a task that needs no other.
     largest_root: int
@@ -104,6 +101,8 @@ def order_graph(
     if len(depth_first) < len(index.keys) or not is_in_order(index, depth_first):
         graph.check_acyclic()
     sequence = depth_first
+    if not sizes:
+        index.sizes = guess_sizes(index, depth_first)
     peak = peak_of(index, depth_first)
     effort = _effort(len(index.keys))
     if effort is not None and any(index.deps):
@@ -121,7 +120,7 @@ def order_graph(
 def _effort(tasks: int) -> Effort | None:
     """Look far where tasks are few, and probably large; not at all where they are many."""
     if tasks <= _THOROUGH:
-        return Effort(largest=6, latest=3, reach=15)
+        return Effort(largest=12, latest=4, reach=15)
     if tasks <= _CHEAP:
         return Effort(largest=1, latest=1, reach=8)
     return None

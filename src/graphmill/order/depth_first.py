@@ -24,9 +24,7 @@ def order_depth_first(index: Index) -> list[int]:
     for i in plain:
         for d in deps[i]:
             weight[i] += weight[d] / len(users[d])
-    heavy_first = [
-        sorted(of, key=weight.__getitem__, reverse=True) if len(of) > 1 else of for of in deps
-    ]
+    heavy_first = [sorted(of, key=weight.__getitem__, reverse=True) if len(of) > 1 else of for of in deps]
     return _visit(index, heavy_first)
 
 

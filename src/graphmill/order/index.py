@@ -22,7 +22,7 @@ class Index:
     deps: list[list[int]]
     #: The tasks that need each task.
     users: list[list[int]]
-    #: What each task's output weighs: bytes, or one where nothing is known.
+    #: What each task's output weighs, in bytes; one where nothing is known, until it is guessed.
     sizes: list[int]
     #: 1 for tasks whose output is asked for and stays, else 0.
     kept: list[int]

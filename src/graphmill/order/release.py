@@ -1,8 +1,9 @@
 """Compute to release: order that finishes inputs rather than outputs.
 
 Memory is given back when the last task that needs a block has run. So the question at each step is not which
-result to finish next, but which of the blocks that are held can be let go at the least cost: take all tasks
-that still need it, with all that they need in turn, and work out what running them would add to the live bytes.
+result to finish next, but which of the blocks that are held can be let go at the least cost: take all
+tasks that still need it, with all that they need in turn, and work out what running them would add to the
+live bytes.
 Tasks that free at least as much as they take are run at once.
 
 The cost is kept linear in the number of tasks: only some of the held blocks are looked at, only so many tasks
@@ -49,9 +50,7 @@ class ReleaseOrder:
         self._rank = rank
         self._effort = effort
         #: How many tasks, and results, still hold on to each output.
-        self._holders = [
-            len(of) + kept for of, kept in zip(index.users, index.kept, strict=True)
-        ]
+        self._holders = [len(of) + kept for of, kept in zip(index.users, index.kept, strict=True)]
         self._kept = index.kept
         #: How many inputs each task still lacks.
         self._lacking = [len(of) for of in index.deps]
@@ -95,9 +94,9 @@ class ReleaseOrder:
         self._sequence.append(i)
         for d in self._deps[i]:
             holders[d] -= 1
-            if not holders[d]:
+            if holders[d] == self._kept[d]:
                 self._held.pop(d, None)
-            elif holders[d] == 1 and not self._kept[d]:
+            elif holders[d] == 1:
                 for user in self._users[d]:
                     if not done[user]:
                         self._consider(user)
@@ -190,8 +189,7 @@ class ReleaseOrder:
         live = peak = 0
         for i in tasks:
             live += sizes[i]
-            if live > peak:
-                peak = live
+            peak = max(peak, live)
             for d in self._deps[i]:
                 used[d] = times = used.get(d, 0) + 1
                 if times == holders[d]:

@@ -17,8 +17,7 @@ def peak_of(index: Index, sequence: Iterable[int]) -> int:
     live = peak = 0
     for i in sequence:
         live += sizes[i]
-        if live > peak:
-            peak = live
+        peak = max(peak, live)
         for d in deps[i]:
             left[d] -= 1
             if not left[d]:

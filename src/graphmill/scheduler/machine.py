@@ -29,7 +29,7 @@ from graphmill.scheduler.events import (
     TaskLost,
 )
 from graphmill.scheduler.policy import AdmissionQueue, Ledger, ReadyQueue, Selection
-from graphmill.scheduler.state import Ready, ReadyStack, State, start_state
+from graphmill.scheduler.state import Ready, ReadyStack, start_state
 from graphmill.types import Key, Priority
 
 
@@ -85,15 +85,13 @@ class Scheduler:
         results: Collection[Key],
         priority: Priority,
         cache: MutableMapping[Key, Any],
-        options: Options = Options(),  # noqa: B008 - frozen
+        options: Options = Options(),
     ) -> None:
         self.results = frozenset(results)
         self.slots = 0
         #: Nothing new is started any more: the run has failed or was cancelled.
         self.stopped = False
-        self.ledger = (
-            None if options.sizes is None else Ledger(dict(options.sizes), options.budget)
-        )
+        self.ledger = None if options.sizes is None else Ledger(dict(options.sizes), options.budget)
         self._options = options
         self._priority = priority
         self._attempts: dict[Key, int] = {}
@@ -203,9 +201,7 @@ class Scheduler:
         limit = self._options.retries.get(event.key, self._options.lost_retries)
         self._try_again(event, limit, commands)
 
-    def _try_again(
-        self, event: TaskFailed | TaskLost, limit: int, commands: list[Command]
-    ) -> None:
+    def _try_again(self, event: TaskFailed | TaskLost, limit: int, commands: list[Command]) -> None:
         key = event.key
         self._stop_running(key)
         if self.ledger is not None:
@@ -216,10 +212,10 @@ class Scheduler:
             self.stopped = True
             commands.append(Abort(key, event.error))
 
-    def _on_slots(self, event: SlotsChanged, commands: list[Command]) -> None:
+    def _on_slots(self, event: SlotsChanged, _: list[Command]) -> None:
         self.slots = event.slots
 
-    def _on_cancelled(self, event: Cancelled, commands: list[Command]) -> None:
+    def _on_cancelled(self, _: Cancelled, __: list[Command]) -> None:
         self.stopped = True
 
     def _stop_running(self, key: Key) -> None:

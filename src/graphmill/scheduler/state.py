@@ -7,7 +7,8 @@ happens when one fails, is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Set
+from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,9 +54,9 @@ class State:
     """
 
     #: {x: what must be there before x}; constant.
-    dependencies: Mapping[Key, Set[Key]]
+    dependencies: Mapping[Key, AbstractSet[Key]]
     #: {a: what needs a}; constant.
-    dependents: Mapping[Key, Set[Key]]
+    dependents: Mapping[Key, AbstractSet[Key]]
     #: {key: its data, or a reference to it}: what is held now.
     cache: MutableMapping[Key, Any] = field(default_factory=dict)
     #: Keys whose data was seen, used, and is gone.
@@ -160,9 +161,7 @@ class State:
     def _problem(self, key: Key) -> str | None:
         """Say which rule a key breaks, if any."""
         deps, users = self.dependencies[key], self.dependents[key]
-        jobs = [
-            name for name in ("waiting", "ready", "running", "finished") if key in set(self[name])
-        ]
+        jobs = [name for name in ("waiting", "ready", "running", "finished") if key in set(self[name])]
         held, gone = key in self.cache, key in self.released
         missing = self.waiting.get(key)
         needed = {user for user in users if self._is_pending(user)}
@@ -182,11 +181,8 @@ class State:
             and any(dep not in self.cache for dep in deps),
             "waits for less than is missing": missing is not None
             and any(dep not in self.cache and dep not in missing for dep in deps),
-            "is needed by others than waiting_data says": self.waiting_data.get(key, NO_KEYS)
-            != needed,
-            "is not in the dependents of its inputs": any(
-                key not in self.dependents[dep] for dep in deps
-            ),
+            "is needed by others than waiting_data says": self.waiting_data.get(key, NO_KEYS) != needed,
+            "is not in the dependents of its inputs": any(key not in self.dependents[dep] for dep in deps),
             "is needed by a task that does not depend on it": any(
                 key not in self.dependencies[user] for user in users
             ),
