@@ -76,6 +76,8 @@ class Callback:
 def normalize_callback(callback: Any) -> CallbackTuple:
     """Turn a callback object, Dask's or ours, into its five functions."""
     if isinstance(callback, tuple):
+        if len(callback) != len(_FIELDS):
+            raise TypeError(f"A callback has five functions; got a tuple of {len(callback)}")
         return callback
     functions = getattr(callback, "_callback", None)
     if isinstance(functions, tuple):
@@ -135,7 +137,11 @@ def local_callbacks(callbacks: Any = None) -> Iterator[tuple[CallbackTuple, ...]
 def _is_one_callback(callbacks: Any) -> bool:
     if hasattr(callbacks, "_callback"):
         return True
-    return isinstance(callbacks, tuple) and all(f is None or callable(f) for f in callbacks)
+    return (
+        isinstance(callbacks, tuple)
+        and len(callbacks) == len(_FIELDS)
+        and all(f is None or callable(f) for f in callbacks)
+    )
 
 
 class _Curtain(MutableSet[CallbackTuple]):

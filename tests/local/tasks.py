@@ -67,3 +67,7 @@ def process_id(*args):
 
 def thread_id():
     return threading.get_ident()
+
+
+def combine(*args):
+    return ["combined", *args]

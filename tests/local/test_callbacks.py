@@ -2,7 +2,6 @@
 
 import io
 import threading
-from contextlib import ExitStack
 from multiprocessing.pool import ThreadPool
 from operator import add, mul
 
@@ -153,6 +152,8 @@ def test_what_is_no_callback():
         get_sync(graph(), "z", callbacks=[3])
     with pytest.raises(TypeError, match="got function"):
         normalize_callback(lambda: None)
+    with pytest.raises(TypeError, match="got a tuple of 2"):
+        get_sync(graph(), "z", callbacks=[(None, None)])
 
 
 def test_unregistering_what_was_not_registered():
@@ -525,45 +526,30 @@ def test_runs_in_two_threads_lose_no_callback(order):
 
 def test_a_run_of_dasks_that_ends_after_ours():
     # Dask puts back what it found: our curtain, which has been taken down meanwhile
-    inside, ours_ended = Step(), Step()
-    callback = recorder(dask.callbacks.Callback)
+    theirs_began, ours_ended = Step(), Step()
 
-    def outer_task():
-        run_in_threads(lambda: None)
-        return 1
-
-    def theirs():
-        inside.done()
+    def lasting():
+        theirs_began.done()
         ours_ended.wait()
-        return 1
 
-    pool = ThreadPool(2)
-
-    def fails():
-        inside.wait()
+    def failing():
+        theirs_began.wait()
         raise ZeroDivisionError
 
-    def nested():
-        return dask.get({"t": (theirs,)}, "t")
-
-    with callback:
-        with pytest.raises(ZeroDivisionError):
-            get_async(pool.apply_async, 2, {"a": (nested,), "b": (fails,)}, ["a", "b"])
-        ours_ended.done()
-        pool.close()
-        pool.join()
+    dsk = {"lasts": (lambda: dask.get({"t": (lasting,)}, "t"),), "fails": (failing,)}
+    with recorder(dask.callbacks.Callback) as callback:
+        with ThreadPool(2) as pool:
+            with pytest.raises(ZeroDivisionError):
+                get_async(pool.apply_async, 2, dsk, list(dsk))
+            ours_ended.done()
+            pool.close()
+            pool.join()
         callback.seen.clear()
         assert dask.get(graph(), "z") == 22
-        assert sorted(map(str, callback.seen)) == sorted(map(str, STORY))
-        callback.seen.clear()
-        get_sync(graph(), "z")
         assert callback.seen == STORY
-        assert outer_task() == 1
-    assert set(dask.callbacks.Callback.active) == set()
-    dask.callbacks.Callback.active = THEIRS
-
-
-THEIRS = dask.callbacks.Callback.active
+        callback.seen.clear()
+        assert get_sync(graph(), "z") == 22
+        assert callback.seen == STORY
 
 
 def test_what_is_registered_during_a_run_stays(get):
@@ -588,7 +574,7 @@ def test_what_is_unregistered_during_a_run_is_gone(get):
 
 def test_the_registry_is_a_set_in_a_run_too():
     registry = dask.callbacks.Callback
-    one, two = [(function, None, None, None, None) for function in (print, repr)]
+    one, two = [(function, None, None, None, None) for function in (len, repr)]
 
     def task():
         assert one not in registry.active  # told already
@@ -603,12 +589,8 @@ def test_the_registry_is_a_set_in_a_run_too():
         registry.active.remove(two)
         return list(registry.active)
 
-    with ExitStack() as stack:
-        stack.enter_context(dask.callbacks.Callback())
-        registry.active.add(one)
-        stack.callback(registry.active.discard, one)
-        with stack.pop_all():
-            assert get_sync({"x": (task,)}, "x") == []
+    with dask.callbacks.add_callbacks(one):
+        assert get_sync({"x": (task,)}, "x") == []
 
 
 def test_local_callbacks_by_hand():

@@ -1,0 +1,181 @@
+"""What the scheduler itself costs, in microseconds and bytes per task.
+
+Graphs: independent tasks and chains written as tuples, and Dask's own for ``(x + x.T).sum()``. Dask's local
+scheduler is measured beside ours, in turn, so that a busy machine slows both.
+
+    python -m benchmarks.core
+    python -m benchmarks.core --scale     # 10,000 against 1,000,000 tasks; takes a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array
+import dask.local
+from dask.core import flatten
+
+from benchmarks.families import capture
+from graphmill.graph import read_graph
+from graphmill.local import get_sync
+from graphmill.order import order_graph
+from graphmill.scheduler import Options, Scheduler
+from graphmill.scheduler.events import Command, Run, SlotsChanged, TaskFinished
+from graphmill.types import Key
+
+da: Any = dask.array
+dask_get_sync: Any = dask.local.get_sync
+
+
+def inc(x: int) -> int:
+    """Do almost nothing."""
+    return x + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A graph and what is asked of it."""
+
+    name: str
+    dsk: dict[Key, Any]
+    keys: list[Key]
+
+
+def independent(count: int) -> Workload:
+    """Build tasks that have nothing to do with each other."""
+    dsk: dict[Key, Any] = {("x", i): (inc, i) for i in range(count)}
+    return Workload(f"{count:,} independent tasks", dsk, list(dsk))
+
+
+def chains(count: int) -> Workload:
+    """Build rows of three tasks, the last of which needs the first of the next row too."""
+    rows = count // 3
+    dsk: dict[Key, Any] = {}
+    for i in range(rows):
+        dsk["x", i] = (inc, i)
+        dsk["y", i] = (inc, ("x", i))
+        dsk["z", i] = (max, ("y", i), ("x", (i + 1) % rows))
+    return Workload(f"{len(dsk):,} tasks in short chains", dsk, [("z", i) for i in range(rows)])
+
+
+def transpose_sum(blocks: int) -> Workload:
+    """Take Dask's graph for a matrix plus its transpose, summed, on blocks of 25 x 25."""
+    x = da.ones((25 * blocks, 25 * blocks), chunks=(25, 25))
+    dsk, keys = capture([(x + x.T).sum()])
+    return Workload(f"{len(dsk):,} tasks of (x + x.T).sum()", dict(dsk), list(flatten(keys)))
+
+
+@dataclass(slots=True)
+class Costs:
+    """Microseconds per task of each part."""
+
+    read: float
+    order: float
+    state: float
+    run: float
+
+
+def measure(work: Workload) -> Costs:
+    """Time each part of the core on one graph, with nothing executed."""
+    clock = time.perf_counter
+    times = [clock()]
+    graph = read_graph(work.dsk, work.keys)
+    times.append(clock())
+    priority = order_graph(graph, None, work.keys).priorities.__getitem__
+    times.append(clock())
+    scheduler = Scheduler(graph, work.keys, priority, {}, Options())
+    times.append(clock())
+    drive(scheduler)
+    times.append(clock())
+    count = len(graph.tasks)
+    spans = [(b - a) / count * 1e6 for a, b in zip(times, times[1:], strict=False)]
+    return Costs(*spans)
+
+
+def drive(scheduler: Scheduler) -> None:
+    """Tell the scheduler that each task is done as soon as it is started."""
+    queue: list[Command] = scheduler.handle(SlotsChanged(1))
+    while queue:
+        command = queue.pop()
+        if type(command) is Run:
+            queue.extend(scheduler.handle(TaskFinished(command.key, 1)))
+
+
+def best(function: Callable[[], Costs], repeats: int = 3) -> Costs:
+    """Take the shortest of several measurements of each part."""
+    found = [function() for _ in range(repeats)]
+    return Costs(*(min(getattr(c, name) for c in found) for name in Costs.__slots__))
+
+
+def bytes_per_task(work: Workload) -> float:
+    """Measure the most memory that the core takes beyond the user's graph, per task."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        measure(work)
+        return tracemalloc.get_traced_memory()[1] / len(work.dsk)
+    finally:
+        tracemalloc.stop()
+
+
+def whole_run(work: Workload, repeats: int = 3) -> tuple[float, float]:
+    """Time whole runs in this process, ours and Dask's in turn: microseconds per task, the best of each."""
+    ours, theirs = [], []
+    for _ in range(repeats):
+        for get, times in ((get_sync, ours), (dask_get_sync, theirs)):
+            start = time.perf_counter()
+            get(work.dsk, work.keys)
+            times.append((time.perf_counter() - start) / len(work.dsk) * 1e6)
+    return min(ours), min(theirs)
+
+
+def report(work: Workload) -> None:
+    """Print one graph's line."""
+    costs = best(lambda: measure(work))
+    ours, theirs = whole_run(work)
+    print(
+        f"{work.name:<36}{costs.read + costs.state:6.1f}{costs.order:7.1f}{costs.run:7.1f}"
+        f"{bytes_per_task(work):8.0f}{ours:9.1f}{theirs:8.1f}{ours / theirs:7.2f}",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description=__doc__)
+    parser.add_argument("--scale", action="store_true", help="compare 10,000 with 1,000,000 tasks")
+    if parser.parse_args(arguments).scale:
+        scale()
+        return 0
+    print(f"{'':36}µs per task{'':14}bytes    get_sync, µs per task")
+    print(f"{'':36} build  order    run per task     ours    Dask  ratio")
+    for work in (independent(20_000), chains(20_000), transpose_sum(138)):
+        report(work)
+    return 0
+
+
+def scale() -> None:
+    """Print how the cost of a task grows with the size of the graph."""
+    for build in (independent, chains):
+        small = total(best(lambda build=build: measure(build(10_000)), 5))
+        large = total(best(lambda build=build: measure(build(1_000_000)), 1))
+        print(
+            f"{build.__name__:<14}{small:6.1f} µs per task at 10,000, {large:6.1f} at 1,000,000: "
+            f"{large / small:.2f} x; {bytes_per_task(build(1_000_000)):.0f} bytes per task"
+        )
+
+
+def total(costs: Costs) -> float:
+    """Add up the parts."""
+    return costs.read + costs.order + costs.state + costs.run
+
+
+if __name__ == "__main__":
+    sys.exit(main())
