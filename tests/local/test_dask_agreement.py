@@ -16,11 +16,9 @@ from graphmill.graph import get_dependencies
 from graphmill.local import get_async, get_sync
 from tests.local.tasks import combine
 
-MANY = settings(max_examples=300, deadline=None)
-SOME = settings(max_examples=100, deadline=None)
-FEW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=120, deadline=None)
+SOME = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 # ---- graphs of tuples
@@ -38,13 +36,16 @@ def key_of(i):
 
 
 def arguments(keys):
-    """Anything that may stand in a task: literals, keys, and lists, dictionaries and tasks of them."""
+    """Anything that may stand in a task: literals, keys, and lists, tuples and tasks of them.
+
+    No dictionaries: Dask's scheduler does not look for keys in them, ours does (test_model.py).
+    """
     leaves = LITERALS | st.sampled_from(keys) if keys else LITERALS
     return st.recursive(
         leaves,
         lambda inner: st.one_of(
             st.lists(inner, max_size=3),
-            st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+            st.lists(inner, max_size=2).map(lambda items: ("no key", *items)),
             st.lists(inner, max_size=3).map(lambda args: (combine, *args)),
         ),
         max_leaves=6,
@@ -196,7 +197,7 @@ def test_arrays(x, optimize):
     compare_arrays(x, get_sync, optimize)
 
 
-@settings(SOME, max_examples=40)
+@settings(SOME, max_examples=20)
 @given(arrays(), st.booleans())
 def test_arrays_in_threads(threads, x, optimize):
     compare_arrays(x, partial(get_async, threads.apply_async, 4), optimize)
@@ -205,9 +206,7 @@ def test_arrays_in_threads(threads, x, optimize):
 @settings(FEW, max_examples=8)
 @given(arrays())
 def test_arrays_in_processes(processes, x):
-    get = partial(
-        get_async, processes.apply_async, 2, dumps=cloudpickle.dumps, loads=cloudpickle.loads
-    )
+    get = partial(get_async, processes.apply_async, 2, dumps=cloudpickle.dumps, loads=cloudpickle.loads)
     compare_arrays(x, get, optimize=True)
 
 
@@ -235,7 +234,7 @@ def test_bag():
     import dask.bag
 
     bag = dask.bag.from_sequence(range(10), npartitions=3)
-    pairs = bag.map(double).filter(bool).groupby(lambda x: x % 3, method="tasks")
+    pairs = bag.map(double).filter(bool).groupby(lambda x: x % 3, shuffle="tasks")
     ours = {key: sorted(values) for key, values in pairs.compute(scheduler=get_sync)}
     assert ours == {0: [6, 12, 18], 2: [2, 8, 14], 1: [4, 10, 16]}
 

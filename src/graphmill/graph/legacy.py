@@ -149,7 +149,7 @@ class Reader:
             value = stack.pop()
             kind = kinds[type(value)]
             if kind is Kind.NAME:
-                if value in first or any(value in keys for keys in others):
+                if value in first or (others and any(value in keys for keys in others)):
                     found.append(value)
             elif kind is Kind.TUPLE:
                 if value and callable(value[0]):

@@ -8,7 +8,7 @@ Knows the dialects through `legacy` and `taskspec`. Must not know how a graph is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -84,7 +84,7 @@ def as_mapping(dsk: Any) -> Mapping[Key, Any]:
 def read_graph(
     dsk: Mapping[Key, Any],
     keys: Iterable[Key] | None = None,
-    cache: Container[Key] = NO_KEYS,
+    cache: Collection[Key] = NO_KEYS,
 ) -> Graph:
     """Read a graph of any dialect, as far as the keys that are asked for need it.
 
@@ -112,7 +112,8 @@ def read_graph(
     """
     graph = Graph()
     tasks, data, dependencies = graph.tasks, graph.data, graph.dependencies
-    reader, kinds = Reader(dsk, cache), Kinds()
+    reader = Reader(dsk, cache) if len(cache) else Reader(dsk)
+    kinds = Kinds()
     stack = list(dsk) if keys is None else list(keys)
     for key in stack:
         if key not in dsk and key not in cache:

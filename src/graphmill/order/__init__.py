@@ -97,6 +97,11 @@ def order_graph(
         If tasks wait for each other; the message names them.
     """
     index = index_graph(graph, sizes, results)
+    if not any(index.deps):
+        # Tasks that have nothing to do with each other run as they are listed.
+        sequence = list(range(len(index.keys)))
+        largest = max(index.sizes, default=0)
+        return Order(_with_data(graph, index, sequence), peak_of(index, sequence), largest)
     depth_first = order_depth_first(index)
     if len(depth_first) < len(index.keys) or not is_in_order(index, depth_first):
         graph.check_acyclic()
@@ -105,7 +110,7 @@ def order_graph(
         index.sizes = guess_sizes(index, depth_first)
     peak = peak_of(index, depth_first)
     effort = _effort(len(index.keys))
-    if effort is not None and any(index.deps):
+    if effort is not None:
         rank = [0] * len(depth_first)
         for position, i in enumerate(depth_first):
             rank[i] = position
