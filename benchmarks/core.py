@@ -14,13 +14,13 @@ import gc
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import dask.array
 import dask.local
-from dask.core import flatten
 
 from benchmarks.families import capture
 from graphmill.graph import read_graph
@@ -69,7 +69,7 @@ def transpose_sum(blocks: int) -> Workload:
     """Take Dask's graph for a matrix plus its transpose, summed, on blocks of 25 x 25."""
     x = da.ones((25 * blocks, 25 * blocks), chunks=(25, 25))
     dsk, keys = capture([(x + x.T).sum()])
-    return Workload(f"{len(dsk):,} tasks of (x + x.T).sum()", dict(dsk), list(flatten(keys)))
+    return Workload(f"{len(dsk):,} tasks of (x + x.T).sum()", dict(dsk), keys)
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ def measure(work: Workload) -> Costs:
     drive(scheduler)
     times.append(clock())
     count = len(graph.tasks)
-    spans = [(b - a) / count * 1e6 for a, b in zip(times, times[1:], strict=False)]
+    spans = [(b - a) / count * 1e6 for a, b in pairwise(times)]
     return Costs(*spans)
 
 
@@ -108,9 +108,9 @@ def drive(scheduler: Scheduler) -> None:
             queue.extend(scheduler.handle(TaskFinished(command.key, 1)))
 
 
-def best(function: Callable[[], Costs], repeats: int = 3) -> Costs:
+def best(work: Workload, repeats: int = 3) -> Costs:
     """Take the shortest of several measurements of each part."""
-    found = [function() for _ in range(repeats)]
+    found = [measure(work) for _ in range(repeats)]
     return Costs(*(min(getattr(c, name) for c in found) for name in Costs.__slots__))
 
 
@@ -127,7 +127,8 @@ def bytes_per_task(work: Workload) -> float:
 
 def whole_run(work: Workload, repeats: int = 3) -> tuple[float, float]:
     """Time whole runs in this process, ours and Dask's in turn: microseconds per task, the best of each."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(repeats):
         for get, times in ((get_sync, ours), (dask_get_sync, theirs)):
             start = time.perf_counter()
@@ -138,7 +139,7 @@ def whole_run(work: Workload, repeats: int = 3) -> tuple[float, float]:
 
 def report(work: Workload) -> None:
     """Print one graph's line."""
-    costs = best(lambda: measure(work))
+    costs = best(work)
     ours, theirs = whole_run(work)
     print(
         f"{work.name:<36}{costs.read + costs.state:6.1f}{costs.order:7.1f}{costs.run:7.1f}"
@@ -164,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def scale() -> None:
     """Print how the cost of a task grows with the size of the graph."""
     for build in (independent, chains):
-        small = total(best(lambda build=build: measure(build(10_000)), 5))
-        large = total(best(lambda build=build: measure(build(1_000_000)), 1))
+        small = total(best(build(10_000), 5))
+        large = total(best(build(1_000_000), 1))
         print(
             f"{build.__name__:<14}{small:6.1f} µs per task at 10,000, {large:6.1f} at 1,000,000: "
             f"{large / small:.2f} x; {bytes_per_task(build(1_000_000)):.0f} bytes per task"

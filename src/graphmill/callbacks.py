@@ -154,7 +154,7 @@ class _Curtain(MutableSet[CallbackTuple]):
         self.behind = behind
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[CallbackTuple]) -> set[CallbackTuple]:
+    def _from_iterable(cls, it: Iterable[Any]) -> set[Any]:
         return set(it)
 
     def __contains__(self, callback: object) -> bool:

@@ -421,14 +421,24 @@ def test_a_budget_holds_back_what_grows_memory(budget, peak):
 
 
 def test_a_task_held_back_starts_once_it_shrinks_memory():
-    # `big` is needed by two: the second to come needs no room once the first is done
-    dsk = {"big": (task,), "first": (task, "big"), "second": (task, "big")}
-    options = Options(selection=Selection.PRIORITY, sizes={"big": 10, "first": 5, "second": 5}, budget=16)
-    scheduler, commands = make(dsk, ["first", "second"], options, slots=2)
-    assert commands == [Run("big")]
+    # `big` is needed by two: the second to come lets it go, whatever the budget
+    dsk = {"long": (task,), "big": (task,), "first": (task, "big"), "second": (task, "big")}
+    sizes = {"long": 0, "big": 10, "first": 5, "second": 5}
+    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=16)
+    scheduler, commands = make(dsk, ["long", "first", "second"], options, slots=3)
+    assert commands == [Run("long"), Run("big")]
     assert scheduler.handle(TaskFinished("big")) == [Run("first")]
     assert list(scheduler.state.ready) == ["second"]
     assert scheduler.handle(TaskFinished("first")) == [Run("second")]
+
+
+def test_inputs_that_were_asked_for_do_not_count_as_let_go():
+    dsk = {"long": (task,), "big": (task,), "user": (task, "big")}
+    sizes = {"long": 0, "big": 10, "user": 5}
+    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=12)
+    scheduler, _ = make(dsk, list(dsk), options, slots=3)
+    assert scheduler.handle(TaskFinished("big")) == []
+    assert scheduler.handle(TaskFinished("long")) == [Run("user")]
 
 
 @pytest.mark.xfail(reason="their bytes are taken off, though they were never added")
