@@ -53,6 +53,12 @@ def test_the_graph_holds_no_data(case: Case) -> None:
     assert all(size <= reads for size in held)
 
 
+def test_an_alias_has_the_bytes_of_what_it_stands_for(case: Case) -> None:
+    for alias, target in case.aliases.items():
+        assert case.dependencies[alias] == {target}
+        assert case.nbytes[alias] == case.nbytes[target]
+
+
 def test_small_is_tens_of_tasks(case: Case) -> None:
     assert 20 <= len(case.dsk) <= 200
 

@@ -441,7 +441,6 @@ def test_inputs_that_were_asked_for_do_not_count_as_let_go():
     assert scheduler.handle(TaskFinished("long")) == [Run("user")]
 
 
-@pytest.mark.xfail(reason="their bytes are taken off, though they were never added")
 @pytest.mark.parametrize("cache", [{}, {"t": 1}])
 def test_values_there_from_the_start(cache):
     dsk = {"data": 1, "t": (task, "data"), "u": (task, "t")}
@@ -519,9 +518,7 @@ def test_nothing_to_do_is_done_at_once():
 @pytest.mark.parametrize("selection", Selection)
 @pytest.mark.parametrize("kind", [TaskFinished, TaskFailed, TaskLost])
 @pytest.mark.parametrize("key", ["a1", "b0", "done", "of no graph"])
-def test_impossible_events(request, selection, kind, key):
-    if key == "of no graph" and selection is Selection.PRIORITY:
-        request.applymarker(pytest.mark.xfail(reason="ReadyQueue.__contains__ raises KeyError"))
+def test_impossible_events(selection, kind, key):
     dsk = {"done": (task,), **CHAINS}
     options = Options(selection=selection)
     scheduler, _ = make(dsk, ["done", "a2", "b2"], options, slots=1)

@@ -103,6 +103,10 @@ class Scheduler:
             ready.push(fresh)
         else:
             self.state = start_state(graph, cache, priority, ready)
+        if self.ledger is not None:
+            for key in graph.dependencies:
+                if key not in graph.tasks:
+                    self.ledger.start(key)  # values that are there from the start weigh too
         self._handlers: dict[type, Callable[[Any, list[Command]], None]] = {
             TaskFinished: self._on_finished,
             TaskFailed: self._on_failed,

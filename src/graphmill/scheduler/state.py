@@ -200,7 +200,7 @@ class State:
                 f"needed by {set(self.dependents.get(key, ()))!r}",
                 f"waits for {self.waiting.get(key)!r}",
                 f"waited for by {self.waiting_data.get(key)!r}",
-                *(f"{name}: {key in self[name]}" for name in _MEMBERSHIPS),
+                *(f"{name}: {key in set(self[name])}" for name in _MEMBERSHIPS),
             )
         )
 
