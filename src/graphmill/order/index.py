@@ -46,12 +46,16 @@ def index_graph(
     """
     # `dependencies` is in the order of the user's graph, which `tasks` need not be.
     keys = [key for key in graph.dependencies if key in graph.tasks]
+    has_data = len(keys) < len(graph.dependencies)
     number = {key: i for i, key in enumerate(keys)}
     dependencies = graph.dependencies
     deps: list[list[int]] = []
     users: list[list[int]] = [[] for _ in keys]
     for i, key in enumerate(keys):
-        found = [number[dep] for dep in dependencies[key] if dep in number]
+        if has_data:
+            found = [number[dep] for dep in dependencies[key] if dep in number]
+        else:
+            found = [number[dep] for dep in dependencies[key]]
         if len(found) > 1:
             found.sort()
         deps.append(found)
