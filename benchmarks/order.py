@@ -25,7 +25,7 @@ import dask.order
 from benchmarks.families import FAMILIES, Case, Scale
 from benchmarks.simulate import Outcome, simulate
 from graphmill.graph import Graph, read_graph
-from graphmill.order import order_graph
+from graphmill.order import measure_order, order_graph
 from graphmill.order.index import Index, index_graph
 from graphmill.order.replay import peak_of
 from graphmill.scheduler import Options, Selection
@@ -62,14 +62,14 @@ def run_dask(case: Case, graph: Graph, workers: Sequence[int]) -> list[Outcome]:
 def run_ours(case: Case, graph: Graph, workers: Sequence[int], *, sized: bool) -> list[Outcome]:
     """Simulate our order with our policy.
 
-    Where sizes are unknown, the order takes every output as one; admission goes by real sizes all the same,
+    Where sizes are unknown, the order guesses them; admission goes by real sizes all the same,
     since the engine sees each output's size as it comes in.
     """
     order = order_graph(graph, case.nbytes if sized else None, case.keys)
+    measured = measure_order(graph, order.priorities, case.nbytes, case.keys)
     outcomes = []
     for count in workers:
-        budget = budget_in_bytes(case, graph, order.priorities, count)
-        options = Options(Selection.PRIORITY, case.nbytes, budget)
+        options = Options(Selection.PRIORITY, case.nbytes, measured.budget(count))
         outcomes.append(simulate(graph, case.keys, order.priorities.__getitem__, case.nbytes, count, options))
     return outcomes
 
@@ -85,14 +85,6 @@ def compare(case: Case, workers: Sequence[int], *, sized: bool) -> Row:
         [a.peak / b.peak for a, b in pairs],
         [a.makespan / b.makespan for a, b in pairs],
     )
-
-
-def budget_in_bytes(case: Case, graph: Graph, priorities: dict[Key, int], workers: int) -> int:
-    """Work out the budget for an order that was made without sizes, as an engine that sees them would."""
-    index = index_graph(graph, case.nbytes, case.keys)
-    sequence = sorted(range(len(index.keys)), key=lambda i: priorities[index.keys[i]])
-    roots = [size for size, deps in zip(index.sizes, index.deps, strict=True) if not deps]
-    return peak_of(index, sequence) + (workers - 1) * max(roots, default=0)
 
 
 def table(rows: list[Row], workers: Sequence[int]) -> str:
@@ -194,6 +186,7 @@ def search_table(seconds: float) -> str:
         case = family("small")
         graph = read_graph(case.dsk, case.keys)
         index = index_graph(graph, case.nbytes, case.keys)
+        index.hold_sources()
         numbers = {key: i for i, key in enumerate(index.keys)}
         ours, theirs = (
             [numbers[k] for k in sorted(graph.tasks, key=priorities.__getitem__)]

@@ -35,6 +35,8 @@ class Graph:
     data: dict[Key, Any] = field(default_factory=dict)
     #: For each key, tasks and data alike, what must be there before it: for data, nothing.
     dependencies: dict[Key, frozenset[Key]] = field(default_factory=dict)
+    #: Tasks that only hand on the value of another key: what they return is that very object.
+    aliases: dict[Key, Key] = field(default_factory=dict)
 
     def dependents(self) -> dict[Key, set[Key]]:
         """For each key, the tasks that need it.
@@ -49,6 +51,18 @@ class Graph:
             for dep in deps:
                 result[dep].add(key)
         return result
+
+    def sources(self) -> dict[Key, Key]:
+        """For each alias, the key whose value it is in the end, through aliases of aliases."""
+        found: dict[Key, Key] = {}
+        for alias in self.aliases:
+            chain = []
+            key = alias
+            while key in self.aliases and key not in found and len(chain) < len(self.aliases):
+                chain.append(key)
+                key = self.aliases[key]
+            found.update(dict.fromkeys(chain, found.get(key, key)))
+        return found
 
     def check_acyclic(self) -> None:
         """Raise `CycleError`, naming its keys, if tasks wait for each other."""
@@ -135,6 +149,8 @@ def read_graph(
         if kind is Kind.NODE or kind is Kind.ALIAS:
             deps = value.dependencies
             tasks[key] = value
+            if kind is Kind.ALIAS:
+                graph.aliases[key] = value.target
         elif kind is Kind.DATA:
             data[key] = value.value
             deps = NO_KEYS

@@ -13,11 +13,11 @@ from graphmill.graph.model import Graph, as_mapping, read_graph
 from graphmill.order.depth_first import order_depth_first
 from graphmill.order.guess import guess_sizes
 from graphmill.order.index import Index, index_graph
-from graphmill.order.release import Effort, ReleaseOrder
+from graphmill.order.release import ReleaseOrder
 from graphmill.order.replay import is_in_order, peak_of
 from graphmill.types import Key
 
-__all__ = ["Order", "order", "order_graph", "sortkey"]
+__all__ = ["Order", "measure_order", "order", "order_graph", "sortkey"]
 
 
 def sortkey(item: Any) -> tuple[str, Any]:
@@ -69,10 +69,16 @@ class Order:
     peak: int
     #: The largest output of a task that needs no other.
     largest_root: int
+    #: The most that a worker brings in by itself for one task: its output, and the inputs that need no others.
+    largest_task: int
 
     def budget(self, workers: int) -> int:
-        """Get the live bytes that so many workers need to be kept busy by this order."""
-        return self.peak + (workers - 1) * self.largest_root
+        """Get the live bytes that so many workers need to be kept busy by this order.
+
+        They get what the order needs on one worker, and what each further one reads ahead; where that would
+        not let them all work at once, as much as they need for that.
+        """
+        return max(self.peak + (workers - 1) * self.largest_root, workers * self.largest_task)
 
 
 def order_graph(
@@ -99,41 +105,71 @@ def order_graph(
     index = index_graph(graph, sizes, results)
     if not any(index.deps):
         # Tasks that have nothing to do with each other run as they are listed.
-        sequence = list(range(len(index.keys)))
-        largest = max(index.sizes, default=0)
-        return Order(_with_data(graph, index, sequence), peak_of(index, sequence), largest)
+        return _order(graph, index, list(range(len(index.keys))))
     depth_first = order_depth_first(index)
     if len(depth_first) < len(index.keys) or not is_in_order(index, depth_first):
         graph.check_acyclic()
-    sequence = depth_first
     if not sizes:
         index.sizes = guess_sizes(index, depth_first)
-    peak = peak_of(index, depth_first)
-    effort = _effort(len(index.keys))
-    if effort is not None:
+    if index.sources:
+        index.hold_sources()
+        depth_first = order_depth_first(index)
+    sequence = depth_first
+    reach = next((reach for tasks, reach in _REACH if len(sequence) <= tasks), None)
+    if reach is not None:
         rank = [0] * len(depth_first)
         for position, i in enumerate(depth_first):
             rank[i] = position
-        candidate = ReleaseOrder(index, rank, effort).run()
-        its_peak = peak_of(index, candidate)
-        if its_peak < peak:
-            sequence, peak = candidate, its_peak
-    roots = [size for size, deps in zip(index.sizes, index.deps, strict=True) if not deps]
-    return Order(_with_data(graph, index, sequence), peak, max(roots, default=0))
+        candidate = ReleaseOrder(index, rank, reach).run()
+        if peak_of(index, candidate) < peak_of(index, depth_first):
+            sequence = candidate
+    return _order(graph, index, sequence)
 
 
-def _effort(tasks: int) -> Effort | None:
-    """Look far where tasks are few, and probably large; not at all where they are many."""
-    if tasks <= _THOROUGH:
-        return Effort(largest=12, latest=4, reach=15)
-    if tasks <= _CHEAP:
-        return Effort(largest=1, latest=1, reach=8)
-    return None
+#: Up to so many tasks, the plans to let go of a block may have so many of them. Measured in microseconds per
+#: task in `benchmarks/order.py`; above the last, only the depth-first order is affordable.
+_REACH = ((2_000, 30), (5_000, 15), (15_000, 6))
 
 
-#: Up to how many tasks the order is thorough, and up to how many it looks at blocks at all.
-_THOROUGH = 5_000
-_CHEAP = 15_000
+def measure_order(
+    graph: Graph,
+    priorities: dict[Key, int],
+    sizes: Mapping[Key, int],
+    results: Collection[Key] | None = None,
+) -> Order:
+    """Work out what an order costs by sizes that were not known when it was made.
+
+    Parameters
+    ----------
+    graph
+        The graph.
+    priorities
+        A number for each of its keys, as `order_graph` gives them.
+    sizes
+        The size of each task's output in bytes, as far as it is known.
+    results
+        The keys asked for, whose values stay; by default those that no other task needs.
+    """
+    index = index_graph(graph, sizes, results)
+    index.hold_sources()
+    sequence = sorted(range(len(index.keys)), key=lambda i: priorities[index.keys[i]])
+    return Order(priorities, *_costs(index, sequence))
+
+
+def _order(graph: Graph, index: Index, sequence: list[int]) -> Order:
+    return Order(_with_data(graph, index, sequence), *_costs(index, sequence))
+
+
+def _costs(index: Index, sequence: list[int]) -> tuple[int, int, int]:
+    """Get the peak, the largest root and the largest task, as `Order` has them."""
+    sizes, deps = index.sizes, index.deps
+    roots = [0 if of else size for size, of in zip(sizes, deps, strict=True)]
+    tasks = [
+        size + sum([roots[d] for d in of])
+        for i, (size, of) in enumerate(zip(sizes, deps, strict=True))
+        if i not in index.sources
+    ]
+    return peak_of(index, sequence), max(roots, default=0), max(tasks, default=0)
 
 
 def _with_data(graph: Graph, index: Index, sequence: list[int]) -> dict[Key, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from graphmill.order.index import Index
 
 #: The size of what a task without inputs returns; the others are fractions of it.
-ROOT = 10_000
+ROOT = 720_720
 #: A task's share of its only input, where other tasks join that input with more: an edge, or a partial sum.
 _SHARE = 0.05
 
@@ -31,14 +31,20 @@ def guess_sizes(index: Index, sequence: list[int]) -> list[int]:
         Sizes, `ROOT` for tasks that need no others.
     """
     deps, users, kept = index.deps, index.users, index.kept
+    sources = index.sources
     weight = [1.0] * len(deps)
     is_piece = bytearray(len(deps))
     for i in sequence:
         needed = deps[i]
-        if len(needed) == 1:
+        if i in sources:
+            source = sources[i]
+            if source is not None:
+                weight[i] = weight[source]
+                is_piece[i] = is_piece[source]
+        elif len(needed) == 1:
             d = needed[0]
             if len(users[d]) > 1:
-                cut_up = all(len(deps[user]) == 1 for user in users[d])
+                cut_up = all(len(deps[user]) == 1 and user not in sources for user in users[d])
                 weight[i] = weight[d] / len(users[d]) if cut_up else weight[d] * _SHARE
                 is_piece[i] = 1
             else:

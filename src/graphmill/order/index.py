@@ -6,7 +6,7 @@ Tasks are numbered as the graph lists them; data has no number, since it is ther
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphmill.graph.model import Graph
 from graphmill.types import Key
@@ -26,6 +26,20 @@ class Index:
     sizes: list[int]
     #: 1 for tasks whose output is asked for and stays, else 0.
     kept: list[int]
+    #: Tasks that only hand on another's output: whose it is, None if that is data.
+    sources: dict[int, int | None] = field(default_factory=dict)
+
+    def hold_sources(self) -> None:
+        """Let what uses an alias hold on to what it stands for; the alias itself weighs nothing."""
+        for alias, source in self.sources.items():
+            self.sizes[alias] = 0
+            if source is None:
+                continue
+            self.kept[source] |= self.kept[alias]
+            for user in self.users[alias]:
+                if source not in self.deps[user]:
+                    self.deps[user].append(source)
+                    self.users[source].append(user)
 
 
 def index_graph(
@@ -65,7 +79,12 @@ def index_graph(
     for key in results or ():
         if key in number:
             kept[number[key]] = 1
-    return Index(keys, deps, users, _weights(keys, sizes), kept)
+    index = Index(keys, deps, users, _weights(keys, sizes), kept)
+    sources = graph.sources()
+    if sources:
+        # In the graph's own order: that of the walk that found them changes from process to process.
+        index.sources = {i: number.get(sources[key]) for i, key in enumerate(keys) if key in sources}
+    return index
 
 
 def _weights(keys: list[Key], sizes: Mapping[Key, int] | None) -> list[int]:
