@@ -29,7 +29,6 @@ from graphmill.order import measure_order, order_graph
 from graphmill.order.index import Index, index_graph
 from graphmill.order.replay import peak_of
 from graphmill.scheduler import Options, Selection
-from graphmill.types import Key
 
 # Dask names a narrower type for keys than it takes.
 dask_order: Any = dask.order.order

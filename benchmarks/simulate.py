@@ -1,8 +1,8 @@
 """Runs graphs on the real scheduler with pretended workers, on a virtual clock.
 
 Live bytes are those of outputs: a task's output counts from the moment the task starts, as it must
-have room by then, until the scheduler says that nobody waits for it. An alias is the very object that it stands
-for: it adds nothing, and the object stays for as long as either is held. A task takes a fixed time and, for
+have room by then, until the scheduler says that nobody waits for it. An alias is the very object that it
+stands for: it adds nothing, and the object stays for as long as either is held. A task takes a fixed time and, for
 every byte that it reads or writes, a little more.
 """
 
@@ -67,7 +67,11 @@ def simulate(
         for command in commands:
             if type(command) is Run:
                 key = command.key
-                moved = 0 if key in sources else nbytes[key] + sum(nbytes.get(d, 0) for d in graph.dependencies[key])
+                moved = (
+                    0
+                    if key in sources
+                    else nbytes[key] + sum(nbytes.get(d, 0) for d in graph.dependencies[key])
+                )
                 source = sources.get(key, key)
                 holders[source] += 1
                 if source == key:

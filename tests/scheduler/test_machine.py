@@ -407,7 +407,7 @@ LOADS = {
 SIZES = {"load1": 10, "load2": 10, "reduce1": 1, "reduce2": 1}
 
 
-@pytest.mark.parametrize(("budget", "peak"), [(None, 22), (20, 22), (15, 12), (0, 12)])
+@pytest.mark.parametrize(("budget", "peak"), [(None, 22), (20, 21), (15, 12), (0, 12)])
 def test_a_budget_holds_back_what_grows_memory(budget, peak):
     options = Options(selection=Selection.PRIORITY, sizes=SIZES, budget=budget)
     scheduler, commands = make(LOADS, ["reduce1", "reduce2"], options, slots=2)
@@ -421,15 +421,44 @@ def test_a_budget_holds_back_what_grows_memory(budget, peak):
 
 
 def test_a_task_held_back_starts_once_it_shrinks_memory():
-    # `big` is needed by two: the second to come lets it go, whatever the budget
+    # `big` is needed by two: the second to come lets it go, and may exceed the budget a little
     dsk = {"long": (task,), "big": (task,), "first": (task, "big"), "second": (task, "big")}
-    sizes = {"long": 0, "big": 10, "first": 5, "second": 5}
-    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=16)
+    sizes = {"long": 0, "big": 100, "first": 50, "second": 5}
+    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=151)
     scheduler, commands = make(dsk, ["long", "first", "second"], options, slots=3)
     assert commands == [Run("long"), Run("big")]
     assert scheduler.handle(TaskFinished("big")) == [Run("first")]
     assert list(scheduler.state.ready) == ["second"]
     assert scheduler.handle(TaskFinished("first")) == [Run("second")]
+
+
+def test_a_task_that_shrinks_memory_waits_while_others_may_make_room():
+    dsk = {"long": (task,), "big": (task,), "user": (task, "big")}
+    sizes = {"long": 0, "big": 100, "user": 50}
+    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=120)
+    scheduler, commands = make(dsk, ["long", "user"], options, slots=3)
+    assert commands == [Run("long"), Run("big")]
+    assert scheduler.handle(TaskFinished("big")) == []
+    assert scheduler.handle(TaskFinished("long")) == [Run("user")]
+
+
+def test_an_alias_is_counted_once_and_for_as_long_as_either_is_held():
+    node = pytest.importorskip("dask._task_spec")
+    dsk = {
+        "x": (task,),
+        "alias": node.Alias("alias", "x"),
+        "one": (task, "x"),
+        "two": (task, "alias"),
+    }
+    sizes = {"x": 100, "alias": 100, "one": 1, "two": 1}
+    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=150)
+    scheduler, commands = make(dsk, ["one", "two"], options, slots=1)
+    live = []
+    for key in dsk:
+        assert commands[-1] == Run(key)
+        commands = scheduler.handle(TaskFinished(key))
+        live.append(scheduler.ledger.live)
+    assert live == [100, 101, 102, 2]
 
 
 def test_inputs_that_were_asked_for_do_not_count_as_let_go():

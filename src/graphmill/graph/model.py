@@ -56,7 +56,7 @@ class Graph:
         """For each alias, the key whose value it is in the end, through aliases of aliases."""
         found: dict[Key, Key] = {}
         for alias in self.aliases:
-            chain = []
+            chain: list[Key] = []
             key = alias
             while key in self.aliases and key not in found and len(chain) < len(self.aliases):
                 chain.append(key)

@@ -69,16 +69,16 @@ class Order:
     peak: int
     #: The largest output of a task that needs no other.
     largest_root: int
-    #: The most that a worker brings in by itself for one task: its output, and the inputs that need no others.
+    #: The most that a worker brings in for one task: its output, and the inputs that need no others.
     largest_task: int
 
     def budget(self, workers: int) -> int:
         """Get the live bytes that so many workers need to be kept busy by this order.
 
         They get what the order needs on one worker, and what each further one reads ahead; where that would
-        not let them all work at once, as much as they need for that.
+        not let most of them work at once, as much as is needed for that.
         """
-        return max(self.peak + (workers - 1) * self.largest_root, workers * self.largest_task)
+        return max(self.peak + (workers - 1) * self.largest_root, workers * self.largest_task * 7 // 8)
 
 
 def order_graph(
@@ -109,21 +109,25 @@ def order_graph(
     depth_first = order_depth_first(index)
     if len(depth_first) < len(index.keys) or not is_in_order(index, depth_first):
         graph.check_acyclic()
+    reach = next((reach for tasks, reach in _REACH if len(depth_first) <= tasks), None)
+    if reach is None:
+        index.hold_sources()
+        return _order(graph, index, depth_first)
     if not sizes:
         index.sizes = guess_sizes(index, depth_first)
     if index.sources:
         index.hold_sources()
         depth_first = order_depth_first(index)
-    sequence = depth_first
-    reach = next((reach for tasks, reach in _REACH if len(sequence) <= tasks), None)
-    if reach is not None:
-        rank = [0] * len(depth_first)
-        for position, i in enumerate(depth_first):
-            rank[i] = position
-        candidate = ReleaseOrder(index, rank, reach).run()
-        if peak_of(index, candidate) < peak_of(index, depth_first):
-            sequence = candidate
-    return _order(graph, index, sequence)
+    return _order(graph, index, _leaner(index, depth_first, reach))
+
+
+def _leaner(index: Index, depth_first: list[int], reach: int) -> list[int]:
+    """Look for an order that releases early; keep it if it is leaner than the one that is there."""
+    rank = [0] * len(depth_first)
+    for position, i in enumerate(depth_first):
+        rank[i] = position
+    candidate = ReleaseOrder(index, rank, reach).run()
+    return min(depth_first, candidate, key=lambda sequence: peak_of(index, sequence))
 
 
 #: Up to so many tasks, the plans to let go of a block may have so many of them. Measured in microseconds per

@@ -31,13 +31,18 @@ class Index:
 
     def hold_sources(self) -> None:
         """Let what uses an alias hold on to what it stands for; the alias itself weighs nothing."""
+        held_by: dict[int, dict[int, None]] = {}
         for alias, source in self.sources.items():
             self.sizes[alias] = 0
             if source is None:
                 continue
             self.kept[source] |= self.kept[alias]
             for user in self.users[alias]:
-                if source not in self.deps[user]:
+                held_by.setdefault(user, {})[source] = None
+        for user, sources in held_by.items():
+            known = set(self.deps[user])
+            for source in sources:
+                if source not in known:
                     self.deps[user].append(source)
                     self.users[source].append(user)
 

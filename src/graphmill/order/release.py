@@ -275,8 +275,7 @@ class ReleaseOrder:
         live = peak = 0
         for i in plan:
             live += sizes[i]
-            if live > peak:
-                peak = live
+            peak = max(peak, live)
             for d in deps[i]:
                 used[d] = times = used.get(d, 0) + 1
                 if times == holders[d]:

@@ -91,7 +91,9 @@ class Scheduler:
         self.slots = 0
         #: Nothing new is started any more: the run has failed or was cancelled.
         self.stopped = False
-        self.ledger = None if options.sizes is None else Ledger(dict(options.sizes), options.budget, graph.sources())
+        self.ledger = (
+            None if options.sizes is None else Ledger(dict(options.sizes), options.budget, graph.sources())
+        )
         self._options = options
         self._priority = priority
         self._attempts: dict[Key, int] = {}
