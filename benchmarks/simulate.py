@@ -2,8 +2,8 @@
 
 Live bytes are those of outputs: a task's output counts from the moment the task starts, as it must
 have room by then, until the scheduler says that nobody waits for it. An alias is the very object that it
-stands for: it adds nothing, and the object stays for as long as either is held. A task takes a fixed time and, for
-every byte that it reads or writes, a little more.
+stands for: it adds nothing, and the object stays for as long as either is held. A task takes a fixed time
+and, for every byte that it reads or writes, a little more.
 """
 
 from __future__ import annotations

@@ -195,6 +195,7 @@ class TestGuess:
             dsk["edge", name] = Task(("edge", name), abs, TaskRef(name))
         dsk["y"] = Task("y", add, TaskRef(("whole", "a")), TaskRef(("edge", "b")))
         dsk["z"] = Task("z", add, TaskRef(("whole", "b")), TaskRef(("edge", "a")))
+        dsk["result"] = Task("result", add, TaskRef("y"), TaskRef("z"))
         sizes = self._guess(dsk)
         assert (sizes["a"], sizes["whole", "a"], sizes["edge", "a"]) == (ROOT, ROOT, ROOT // 20)
 
