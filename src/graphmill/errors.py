@@ -8,7 +8,10 @@
     │   ├── MissingDependencyError    a task needs a key that the graph does not have
     │   └── MissingKeyError(KeyError) a key was asked for that the graph does not have
     ├── ConfigError(ValueError)       a setting has a value that cannot be used
+    ├── EncodeError(TypeError)        a value cannot be sent to another process
+    ├── DecodeError                   a value that was sent cannot be rebuilt
     ├── WorkerError                   a pool lost a task instead of answering
+    │   └── RemoteError               a task raised an exception that cannot be sent
     └── InvalidTransition             an event that cannot happen in this state: a bug in graphmill
 """
 
@@ -42,8 +45,39 @@ class ConfigError(GraphmillError, ValueError):
     """A setting has a value that cannot be used."""
 
 
+class EncodeError(GraphmillError, TypeError):
+    """A value, or something in it, cannot be sent to another process."""
+
+
+class DecodeError(GraphmillError):
+    """A value that came from another process cannot be rebuilt here."""
+
+
 class WorkerError(GraphmillError):
     """A pool lost a task, or could not send its result, instead of answering."""
+
+
+class RemoteError(WorkerError):
+    """A task raised an exception that cannot be sent to another process: what is known of it.
+
+    Parameters
+    ----------
+    type_name
+        The name of the exception's type, with its module.
+    message
+        What the exception said.
+    story
+        All that Python would have printed of it: traceback, type and message.
+    """
+
+    def __init__(self, type_name: str, message: str, story: str) -> None:
+        super().__init__(type_name, message, story)
+        self.type_name = type_name
+        self.message = message
+        self.story = story
+
+    def __str__(self) -> str:
+        return f"A task raised an exception that cannot be sent:\n{self.story}"
 
 
 class InvalidTransition(GraphmillError):
