@@ -1,0 +1,174 @@
+"""How values of any type are taken apart: a pickler that leaves large buffers out of its stream.
+
+Functions and classes that another process cannot import go by value, through cloudpickle. Arrays go as
+the memory that they show, wherever in the value they are. What is left out is only listed here; the
+codec decides where it goes, once it is known that the whole value can be pickled.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Protocol
+
+import cloudpickle
+import numpy as np
+
+from graphmill.memory.arrays import (
+    Array,
+    Bytes,
+    Order,
+    address_of,
+    array_from,
+    array_over,
+    is_bytes,
+    name_of,
+    order_of,
+    span_of,
+)
+from graphmill.memory.memmaps import file_view, open_view
+
+PROTOCOL = 5
+#: cloudpickle chains its own table of reducers to the general one; looking into a chain takes longer than
+#: pickling a small object, so each pickler has them in one.
+_CLOUD_TABLE = cloudpickle.Pickler.dispatch_table.maps[0]
+#: All else is left to pickle; a single check, for it is made for each object of a value.
+_LOOKED_AT = (np.ndarray, FunctionType, type)
+
+
+class Sink(Protocol):
+    """Where a pickler writes."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take some bytes."""
+
+
+class Buffers:
+    """The large buffers of a value: each piece of memory once, however often it is met.
+
+    Called by the pickler with every buffer that it meets; answers whether to write it into the stream.
+    """
+
+    __slots__ = ("_numbers", "found", "order", "threshold")
+
+    def __init__(self, threshold: int) -> None:
+        #: Bytes from which on a buffer is left out of the stream.
+        self.threshold = threshold
+        #: The distinct buffers, and whose they are.
+        self.found: list[tuple[Bytes, object]] = []
+        #: For each buffer that the stream wants, its number in `found`.
+        self.order: list[int] = []
+        #: The number of a buffer by its address and length.
+        self._numbers: dict[tuple[int, int], int] = {}
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take in a buffer, or answer that it belongs into the stream."""
+        view = buffer.raw()
+        if view.nbytes < self.threshold:
+            return True
+        memory = np.frombuffer(view, np.uint8)
+        number = self._numbers.setdefault((address_of(memory), view.nbytes), len(self.found))
+        if number == len(self.found):
+            self.found.append((memory, view.obj))
+        self.order.append(number)
+        return False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the stream wants some buffer more than once."""
+        return len(self.order) > len(self.found)
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Pickles into a sink, and large buffers into a list.
+
+    Parameters
+    ----------
+    sink
+        Takes the stream.
+    buffers
+        Takes the buffers. It must not refer to the pickler: that would be a cycle, which keeps the
+        value alive until the garbage collector comes by.
+    """
+
+    def __init__(self, sink: Sink, buffers: Buffers) -> None:
+        self.dispatch_table = {**copyreg.dispatch_table, **_CLOUD_TABLE}
+        super().__init__(sink, PROTOCOL, buffers)
+        self._threshold = buffers.threshold
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Take apart what pickle should not; called for each object that is not of a simple builtin type."""
+        if not isinstance(obj, _LOOKED_AT):
+            return NotImplemented
+        if isinstance(obj, np.ndarray):
+            reduce = _reduce_array if type(obj) is np.ndarray else _reduce_subclass
+            return reduce(obj, self._threshold)
+        if type(obj) is FunctionType and obj in _OWN:
+            return NotImplemented
+        return super().reducer_override(obj)
+
+
+def _reduce_array(array: Array, threshold: int, cls: type[Array] = np.ndarray) -> Any:
+    dtype = array.dtype
+    if not is_bytes(dtype):
+        return NotImplemented
+    if array.nbytes < threshold:
+        order: Order = order_of(array)
+        return array_from, (array.tobytes(order), cls, name_of(dtype), array.shape, order)
+    span = span_of(array)
+    memory = pickle.PickleBuffer(span.memory)
+    return array_over, (memory, cls, name_of(dtype), array.shape, span.strides, span.offset, span.frozen)
+
+
+def _reduce_subclass(array: Array, threshold: int) -> Any:
+    cls = type(array)
+    if cls is np.memmap:
+        place = file_view(array)
+        if place is not None:
+            return open_view, place
+        return _reduce_array(array, threshold, cls)
+    if cls is np.ma.MaskedArray:
+        return _reduce_masked(array)
+    if isinstance(array, np.memmap) or not _reduces_as_array(cls):
+        return NotImplemented
+    reduced = _reduce_array(array, threshold, cls)
+    if reduced is NotImplemented or not (state := getattr(array, "__dict__", None)):
+        return reduced
+    return *reduced, state, None, None, _set_attributes
+
+
+def _reduces_as_array(cls: type[Array]) -> bool:
+    """Tell whether a subclass has nothing to say about how it is pickled."""
+    plain = np.ndarray
+    return (
+        cls.__reduce_ex__ is plain.__reduce_ex__
+        and cls.__reduce__ is plain.__reduce__
+        and cls.__setstate__ is plain.__setstate__
+        and cls not in copyreg.dispatch_table
+    )
+
+
+def _set_attributes(obj: Any, state: dict[str, Any]) -> None:
+    obj.__dict__.update(state)
+
+
+def _reduce_masked(array: Any) -> Any:
+    # The fill value stays unset if it is: asking for it would set it.
+    parts = (array.data, array.mask, array._fill_value, array.hardmask)  # noqa: SLF001 - see above
+    return masked_over, parts
+
+
+def masked_over(data: Array, mask: Any, fill_value: Any, hard: bool) -> Any:
+    """Make a masked array over its parts, without a copy."""
+    array: Any = np.ma.MaskedArray(data, mask=mask, hard_mask=hard, copy=False)
+    if fill_value is not None:
+        array.fill_value = fill_value
+    return array
+
+
+#: Functions that rebuild; importable for certain, so that nobody has to find that out.
+_OWN: frozenset[Callable[..., Any]] = frozenset(
+    {array_from, array_over, masked_over, open_view, _set_attributes}
+)
