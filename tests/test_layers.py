@@ -26,6 +26,7 @@ LAYERS = (
     ("graph",),
     ("order",),
     ("scheduler",),
+    ("memory",),
     ("config", "callbacks", "local"),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

@@ -8,6 +8,7 @@
     │   ├── MissingDependencyError    a task needs a key that the graph does not have
     │   └── MissingKeyError(KeyError) a key was asked for that the graph does not have
     ├── ConfigError(ValueError)       a setting has a value that cannot be used
+    ├── ArenaFull                     shared memory, or the disk behind it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
     └── InvalidTransition             an event that cannot happen in this state: a bug in graphmill
 """
@@ -40,6 +41,10 @@ class MissingKeyError(GraphError, KeyError):
 
 class ConfigError(GraphmillError, ValueError):
     """A setting has a value that cannot be used."""
+
+
+class ArenaFull(GraphmillError):
+    """A segment of shared memory has no room left, or the file system that it lies on has none."""
 
 
 class WorkerError(GraphmillError):
