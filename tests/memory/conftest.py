@@ -1,0 +1,62 @@
+"""What the tests of shared memory have in common: each is checked for what it leaves behind."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import graphmill
+from graphmill.memory.leftovers import SHARED_MEMORY
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(graphmill.__file__).parents[1])}
+
+
+def own_segments(pid):
+    """The segments that a process has left in shared memory, where the system lists them."""
+    if not SHARED_MEMORY.is_dir():
+        return []
+    return [path.name for path in SHARED_MEMORY.glob(f"graphmill-{pid}-*")]
+
+
+def open_files():
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def resource_tracker():
+    """Start the tracker, which lives as long as the process, before anything is counted."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(resource_tracker):
+    files = open_files()
+    yield
+    gc.collect()
+    assert own_segments(os.getpid()) == []
+    assert open_files() <= files
+
+
+@pytest.fixture
+def script():
+    """Run a script in a fresh interpreter; its errors must be empty. Returns what it printed."""
+
+    def run(source, *arguments, before=(), returncode=0, stderr=""):
+        run = subprocess.run(
+            [*before, sys.executable, "-W", "error", "-c", source, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=ENVIRONMENT,
+        )
+        assert (run.returncode, run.stderr) == (returncode, stderr)
+        return run.stdout
+
+    return run
