@@ -26,21 +26,22 @@ def open_files():
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-@pytest.fixture(scope="session", autouse=True)
-def resource_tracker():
-    """Start the tracker, which lives as long as the process, before anything is counted."""
+@pytest.fixture(scope="session")
+def files_at_the_start():
+    """How many files were open; the tracker, which lives as long as the process, is started before."""
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
+    return open_files()
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays(resource_tracker):
-    files = open_files()
-    yield
+def _nothing_stays(files_at_the_start):
+    # The fixtures of a test are let go of only after it, so descriptors are counted before the next.
     gc.collect()
+    assert open_files() <= files_at_the_start
+    yield
     assert own_segments(os.getpid()) == []
-    assert open_files() <= files
 
 
 @pytest.fixture
