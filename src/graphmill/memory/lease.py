@@ -76,6 +76,8 @@ class Reader:
         self._in_windows: dict[int, Lease] = {}
         #: All leases by address, for `locate`; None when it has to be made anew.
         self._by_address: tuple[list[int], list[Lease]] | None = None
+        # At the end of the process leases go too, when there is not enough left to look after them.
+        weakref.finalize(self, forget, self._current, self._in_mapping, self._in_windows)
 
     def view(self, extent: Extent) -> Bytes:
         """Look at a buffer.
@@ -154,9 +156,7 @@ class Reader:
 
     def close(self) -> None:
         """Stop looking after leases; views that live on stay valid. May be called twice."""
-        self._current.clear()
-        self._in_mapping.clear()
-        self._in_windows.clear()
+        forget(self._current, self._in_mapping, self._in_windows)
         self._by_address = None
         self._pages.close()
 
@@ -210,6 +210,12 @@ class Reader:
             changed = [(changed[0][0], changed[-1][1])]
         for first, last in changed:
             revert(lease.mapping, lease.block.offset + first * PAGE, (last - first) * PAGE)
+
+
+def forget(*leases: dict[Any, Lease]) -> None:
+    """Drop the references to leases, so that nothing happens any more when those go."""
+    for each in leases:
+        each.clear()
 
 
 def open_window(arena: Arena, offset: int, length: int) -> Any:

@@ -295,10 +295,10 @@ class NumpyHandler:
             return 0
 
     def _resize(self, context: int, address: int, nbytes: int) -> int:
-        """Resize memory of the heap's; where the heap has no room, it moves to the default's."""
+        """Resize memory of the heap's; where the heap has no room, or is of the past, it moves out."""
         assert self._heap is not None
         try:
-            moved = self._heap.resize(address, nbytes)
+            moved = 0 if self._closed else self._heap.resize(address, nbytes)
         except ArenaFull:
             moved = 0
         if not moved:

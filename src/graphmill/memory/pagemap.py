@@ -30,18 +30,19 @@ Run: TypeAlias = tuple[int, int]
 class PageMap:
     """What the kernel tells a process of its own pages.
 
-    Open it in the process that is to be looked at: after a fork it still shows the parent.
-
     Notes
     -----
-    The file is opened at the first question, and closed by `close`.
+    The file is opened at the first question, and closed by `close`. After a fork it would still show the
+    parent, so it is then opened anew.
     """
 
-    __slots__ = ("_descriptor", "_tried")
+    __slots__ = ("_closed", "_descriptor", "_process")
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
-        self._tried = False
+        #: The process that tried to open the file.
+        self._process: int | None = None
+        self._closed = False
 
     def changed(self, address: int, nbytes: int) -> list[Run] | None:
         """Find the pages of a private mapping that were written to, in memory or swapped out.
@@ -56,7 +57,7 @@ class PageMap:
         list of (int, int), or None
             Where such pages are, in pages from the one that `address` lies in; None if it cannot be told.
         """
-        if not self._tried:
+        if self._process != os.getpid() and not self._closed:
             self._open()
         if self._descriptor is None:
             return None
@@ -64,14 +65,18 @@ class PageMap:
 
     def close(self) -> None:
         """Close the file; from then on nothing can be told. May be called twice."""
-        self._tried = True
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def _open(self) -> None:
         """Open the file, and see whether it tells the truth: a sandbox may show zeros."""
-        self._tried = True
+        self._drop()
+        self._process = os.getpid()
         try:
             self._descriptor = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -81,7 +86,7 @@ class PageMap:
             first = address_of(probe) // PAGE
             seen = self._read(first, first + 1)
         if seen != [(0, 1)]:
-            self.close()
+            self._drop()
 
     def _read(self, first: int, last: int) -> list[Run] | None:
         """Read the entries of some pages."""
