@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,14 @@ def script():
         return run.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_shared_memory():
+    """What to put before a command that is to find 1 MiB of shared memory: a mount only it can see."""
+    mount = ["sh", "-c", 'mount -t tmpfs -o size=1m none /dev/shm && exec "$@"', "sh"]
+    for options in (["--mount"], ["--mount", "--user", "--map-root-user"]):
+        command = [shutil.which("unshare") or "false", *options, *mount]
+        if subprocess.run([*command, "true"], capture_output=True, check=False, timeout=60).returncode == 0:
+            return command
+    return pytest.skip("nothing can be mounted here")

@@ -15,6 +15,8 @@ from graphmill.errors import ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.heap import Heap, HeapUsage
+from graphmill.memory.leftovers import SHARED_MEMORY
+from graphmill.memory.mapping import CAN_REVERT
 
 SIZE = 32 * PAGE
 
@@ -446,6 +448,121 @@ def test_threads_never_get_the_same_memory(heap):
     assert not wrong
     heap.trim(0)
     assert heap.usage().live == 0
+
+
+# ---- other processes
+
+FORK = """
+import os
+import numpy as np
+from graphmill.errors import ArenaFull
+from graphmill.memory.arena import Arena
+from graphmill.memory.heap import Heap
+from graphmill.memory.numpy_handler import NumpyHandler
+
+arena = Arena.create(0, 1 << 24)
+heap = Heap(arena)
+handler = NumpyHandler.create(heap)
+handler.switch_on()
+held, idle = np.full(100_000, 1.0), np.full(100_000, 2.0)
+published = heap.copy_in(held)
+del idle
+"""
+
+
+@pytest.mark.skipif(not CAN_REVERT, reason="segments cannot be made private here")
+def test_a_task_may_fork(script):
+    source = (
+        FORK
+        + """
+child = os.fork()
+if not child:
+    ok = held.sum() == 100_000
+    held[:] = 7
+    mine = [np.full(100_000, 8.0) for _ in range(5)]
+    grown = np.full(100_000, 9.0)
+    grown.resize(200_000, refcheck=False)
+    held.resize(300_000, refcheck=False)
+    ok = ok and held[:100_000].sum() == 700_000 and heap.claim(held.ctypes.data, held.nbytes) is None
+    del mine, grown
+    os._exit(not ok)
+theirs = [np.full(100_000, 3.0) for _ in range(5)]
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert held.sum() == 100_000
+assert all((each == 3).all() for each in theirs)
+assert (np.frombuffer(arena.shared, float, 100_000, published.block) == 1).all()
+print(handler.take_failure(), heap.usage().published == published.length)
+del held, theirs
+"""
+    )
+    assert script(source) == "None True\n"
+
+
+def test_a_forked_copy_publishes_nothing(script):
+    source = (
+        FORK
+        + """
+claim = heap.claim(held.ctypes.data, held.nbytes)
+child = os.fork()
+if not child:
+    refused = 0
+    for name, arguments in (
+        ("settle", (claim,)),
+        ("copy_in", (b"x",)),
+        ("give_back", (published.id, published.length)),
+        ("trim", (1 << 20,)),
+    ):
+        try:
+            getattr(heap, name)(*arguments)
+        except ValueError as error:
+            refused += "forked" in str(error)
+    os._exit(refused)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+heap.abandon(claim)
+"""
+    )
+    assert script(source) == "4\n"
+
+
+def test_a_process_may_fork_after_the_arena_was_closed(script):
+    source = (
+        FORK
+        + """
+handler.close()
+arena.close()
+child = os.fork()
+if not child:
+    held.resize(200_000, refcheck=False)
+    os._exit(int(held.sum()) != 100_000)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    )
+    assert script(source) == "0\n"
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="nothing can be mounted in its place")
+def test_a_full_dev_shm_sends_arrays_to_the_file(script, tmp_path, small_shared_memory):
+    source = """
+import sys
+from pathlib import Path
+import numpy as np
+from graphmill.memory.arena import Arena
+from graphmill.memory.heap import Heap
+from graphmill.memory.numpy_handler import NumpyHandler
+
+with Arena.create(0, 1 << 30) as arena, Arena.create(1, 1 << 30, Path(sys.argv[1])) as overflow:
+    heap = Heap(arena, overflow)
+    handler = NumpyHandler.create(heap)
+    with handler:
+        arrays = [np.full(50_000, float(number)) for number in range(10)]
+    assert all((array == number).all() for number, array in enumerate(arrays))
+    where = [heap.live[array.ctypes.data].part.arena.number for array in arrays]
+    extents = [heap.copy_in(array).arena for array in arrays]
+    print(sorted(set(where)), sorted(set(extents)), arena.occupied() <= 1 << 20)
+    del arrays
+    handler.close()
+"""
+    assert script(source, tmp_path, before=small_shared_memory) == "[0, 1] [1] True\n"
 
 
 # ---- everything in any order: nothing ever changes under anybody

@@ -18,12 +18,18 @@ Any call to this module may be interrupted by another one: NumPy frees arrays on
 collection that starts in the middle of an allocation frees arrays too. So releasing only notes the address,
 and whoever has the lock then, or gets it at once, does the work. And `allocate` never waits: where the
 heap is busy, it says so, and the memory has to come from elsewhere.
+
+A task may fork. The copy of the heap in the child gives out nothing any more, because the same memory would
+be given out twice, and what is live there becomes the child's own: see `after_fork`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
@@ -32,10 +38,15 @@ from typing import Any, NamedTuple, TypeAlias
 from graphmill.errors import ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.mapping import make_private
 from graphmill.memory.ranges import Range, Ranges
 
 #: Whatever has the buffer protocol.
 Buffer: TypeAlias = Any
+
+
+#: All heaps of this process, for `after_fork`.
+HEAPS: weakref.WeakSet[Heap] = weakref.WeakSet()
 
 
 class HeapUsage(NamedTuple):
@@ -52,13 +63,14 @@ class HeapUsage(NamedTuple):
 class Part:
     """One arena of a heap."""
 
-    __slots__ = ("address", "arena", "end", "memory", "ranges")
+    __slots__ = ("address", "arena", "end", "mapping", "memory", "ranges")
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self.ranges = Ranges(arena.size, PAGE)
+        self.mapping = arena.shared
         #: All of its memory; it stays mapped for as long as this lives, whatever becomes of the arena.
-        self.memory = memoryview(arena.shared)
+        self.memory = memoryview(self.mapping)
         #: Where it starts in this process.
         self.address = arena.address
         #: Where it ends.
@@ -98,6 +110,14 @@ class Part:
                 self.ranges.free(taken.offset, taken.length, warm=False)
             return False
         return True
+
+    def become_copy(self) -> None:
+        """Keep what this forked process and the one before it write from each other."""
+        try:
+            descriptor = self.arena.descriptor
+        except ValueError:
+            return  # closed; what is live stays shared
+        make_private(self.mapping, descriptor)
 
     def trim(self, nbytes: int) -> int:
         """Give free pages back to the system; return how many bytes went."""
@@ -179,6 +199,10 @@ class Heap:
         self._lock = threading.Lock()
         #: Addresses that were released, to be dealt with by whoever has the lock.
         self._released: deque[int] = deque()
+        #: This is a copy in a forked process.
+        self._is_copy = False
+        HEAPS.add(self)
+        watch_forks()
 
     # ---- memory
 
@@ -195,14 +219,14 @@ class Heap:
         Returns
         -------
         int
-            Its address, at the start of a page; 0 if the heap is busy just now.
+            Its address, at the start of a page; 0 if the heap is busy just now, or a forked copy.
 
         Raises
         ------
         ArenaFull
             No arena has room.
         """
-        if not self._lock.acquire(blocking=False):
+        if self._is_copy or not self._lock.acquire(blocking=False):
             return 0
         try:
             part, taken = self._take(nbytes)
@@ -224,14 +248,14 @@ class Heap:
         Returns
         -------
         int
-            Its new address; 0 if the heap is busy just now. The old one is then still good.
+            Its new address; 0 if the heap is busy just now, or a forked copy. The old one is then still good.
 
         Raises
         ------
         ArenaFull
             No arena has room for it; the old memory is still good.
         """
-        if not self._lock.acquire(blocking=False):
+        if self._is_copy or not self._lock.acquire(blocking=False):
             return 0
         try:
             old = self.live[address]
@@ -262,6 +286,7 @@ class Heap:
         int
             How many bytes went; at most `nbytes`, rounded up to whole pages.
         """
+        self._check()
         with self._lock:
             given = 0
             for part in self._parts:
@@ -292,6 +317,8 @@ class Heap:
             None if it is not this heap's memory, or so small a part of it (less than half) that it is
             better copied. Every claim has to be settled or abandoned.
         """
+        if self._is_copy:
+            return None
         with self._lock:
             found = self._find(address, nbytes)
             if found is None or 2 * nbytes < found.nbytes:
@@ -307,6 +334,7 @@ class Heap:
         ArenaFull
             There is no room for a copy. The claim is still good.
         """
+        self._check()
         self._settle_releases()
         allocation = claim.allocation
         with self._lock:
@@ -355,6 +383,7 @@ class Heap:
         BufferError
             The buffer is not contiguous.
         """
+        self._check()
         with PickleBuffer(buffer).raw() as raw:
             nbytes = raw.nbytes
             with self._lock:
@@ -381,6 +410,7 @@ class Heap:
         ValueError
             No such block was published here.
         """
+        self._check()
         with self._lock:
             if self._published.get(block) != length:
                 raise ValueError(f"not published here: {length} bytes at {block}")
@@ -389,6 +419,19 @@ class Heap:
             self._published_bytes -= length
             part.ranges.free(block.offset, length, warm)
         self._settle_releases()
+
+    # ---- after a fork
+
+    def become_copy(self) -> None:
+        """Stop giving out memory, and part with the process that this one was forked from."""
+        self._is_copy = True
+        self._lock = threading.Lock()  # a thread that does not exist here may have had the old one
+        for part in self._parts:
+            part.become_copy()
+
+    def _check(self) -> None:
+        if self._is_copy:
+            raise ValueError("this heap belongs to the process that this one was forked from")
 
     # ---- with the lock held
 
@@ -443,3 +486,15 @@ class Heap:
                         self._free(allocation)
             finally:
                 self._lock.release()
+
+
+@functools.cache
+def watch_forks() -> None:
+    """Have all heaps told when this process is forked; once, since that cannot be taken back."""
+    os.register_at_fork(after_in_child=after_fork)
+
+
+def after_fork() -> None:
+    """Make the heaps of a forked process copies, before anything else runs in it."""
+    for heap in tuple(HEAPS):
+        heap.become_copy()

@@ -21,6 +21,9 @@ CAN_REVERT = hasattr(mmap, "MADV_REMOVE")
 #: only since 3.13; this is its value on Linux (x86, ARM, RISC-V).
 NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if CAN_REVERT else 0)
 
+#: Put a mapping where another one is; Python has no name for it. The same value on Linux and macOS.
+MAP_FIXED = 0x10
+
 READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
@@ -73,6 +76,35 @@ def address_of(mapping: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(mapping))
 
 
+def map_at(address: int | None, nbytes: int, flags: int, descriptor: int, offset: int) -> int:
+    """Map a part of a file, as the C library's mmap does; return where.
+
+    Raises
+    ------
+    OSError
+        It could not be done.
+    """
+    function = ctypes.CDLL(None, use_errno=True).mmap
+    function.restype = ctypes.c_void_p
+    whole = ctypes.c_int
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, whole, whole, whole, ctypes.c_long]
+    found = function(address, nbytes, READ_WRITE, flags, descriptor, offset)
+    if found == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(found)
+
+
+def make_private(mapping: mmap.mmap, descriptor: int) -> None:
+    """Turn a shared mapping into a private one, at the same place, for a forked process.
+
+    Memory that both processes know as their own must not be shared by accident. Where segments cannot be
+    mapped privately, it stays shared.
+    """
+    if CAN_REVERT:
+        flags = mmap.MAP_PRIVATE | NORESERVE | MAP_FIXED
+        map_at(address_of(mapping), len(mapping), flags, descriptor, 0)
+
+
 class Window:
     """A private mapping of a part of a file, with changes of its own. It goes when nobody looks any more.
 
@@ -93,28 +125,14 @@ class Window:
     """
 
     def __init__(self, descriptor: int, offset: int, nbytes: int) -> None:
-        library = ctypes.CDLL(None, use_errno=True)
-        map_file = library.mmap
-        map_file.restype = ctypes.c_void_p
-        map_file.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_long,
-        ]
-        address = map_file(None, nbytes, READ_WRITE, mmap.MAP_PRIVATE | NORESERVE, descriptor, offset)
-        if address == ctypes.c_void_p(-1).value:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        unmap = library.munmap
+        unmap = ctypes.CDLL(None).munmap
         unmap.restype = ctypes.c_int
         unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         #: Where it starts in this process.
-        self.address: int = address
+        self.address = map_at(None, nbytes, mmap.MAP_PRIVATE | NORESERVE, descriptor, offset)
         #: Its length, in bytes.
         self.nbytes = nbytes
-        finalizer = weakref.finalize(self, unmap, address, nbytes)
+        finalizer = weakref.finalize(self, unmap, self.address, nbytes)
         finalizer.atexit = False  # the process's end does it, and arrays may still be in use until then
 
     @property
