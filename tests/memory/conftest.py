@@ -12,7 +12,8 @@ import pytest
 import graphmill
 from graphmill.memory.leftovers import SHARED_MEMORY
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(graphmill.__file__).parents[1])}
+SOURCE = str(Path(graphmill.__file__).parents[1])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])}
 
 
 def own_segments(pid):
