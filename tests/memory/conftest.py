@@ -13,7 +13,11 @@ import graphmill
 from graphmill.memory.leftovers import SHARED_MEMORY
 
 SOURCE = str(Path(graphmill.__file__).parents[1])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")]),
+    "OPENBLAS_NUM_THREADS": "1",  # some scripts fork, and Python warns where there are threads
+}
 
 
 def own_segments(pid):
