@@ -36,6 +36,8 @@ PURE_STDLIB = frozenset(
     "__future__ typing collections collections.abc dataclasses enum functools heapq itertools "
     "operator bisect difflib math types".split()
 )
+#: What only one module may import.
+ONLY_IN = {"multiprocessing.shared_memory": "graphmill.memory.arena"}
 #: Ways out of a pure module that need no import.
 IMPURE_BUILTINS = frozenset("__import__ breakpoint compile eval exec input open print".split())
 
@@ -145,6 +147,13 @@ def purity_faults(modules: Mapping[str, Module]) -> Iterator[str]:
             yield f"{name} must be pure, but uses {builtin}"
 
 
+def owner_faults(modules: Mapping[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for name in sorted(module.imports):
+            if ONLY_IN.get(name, module.name) != module.name:
+                yield f"{module.name} imports {name}, which only {ONLY_IN[name]} may"
+
+
 def reachable(modules: Mapping[str, Module], parts: tuple[str, ...]) -> set[str]:
     """The modules of some parts, and all of the package's that they import, however far."""
     seen: set[str] = set()
@@ -158,7 +167,12 @@ def reachable(modules: Mapping[str, Module], parts: tuple[str, ...]) -> set[str]
 
 
 def faults(modules: Mapping[str, Module]) -> list[str]:
-    return [*layer_faults(modules), *cycle_faults(modules), *purity_faults(modules)]
+    return [
+        *layer_faults(modules),
+        *cycle_faults(modules),
+        *purity_faults(modules),
+        *owner_faults(modules),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +226,8 @@ def test_checker_accepts_a_good_package():
         ("graph/model.py", "from graphmill.gone import x", "graphmill.gone, which does not exist"),
         ("config.py", "from graphmill import local", None),
         ("stray.py", "", "graphmill.stray has no layer"),
+        ("memory/arena.py", "from multiprocessing.shared_memory import SharedMemory", None),
+        ("local.py", "import multiprocessing.shared_memory", "which only graphmill.memory.arena may"),
     ],
 )
 def test_checker_finds(path, source, fault):

@@ -10,6 +10,7 @@
     ├── ConfigError(ValueError)       a setting has a value that cannot be used
     ├── EncodeError(TypeError)        a value cannot be sent to another process
     ├── DecodeError                   a value that was sent cannot be rebuilt
+    ├── ArenaFull                     shared memory, or the disk behind it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
     │   └── RemoteError               a task raised an exception that cannot be sent
     └── InvalidTransition             an event that cannot happen in this state: a bug in graphmill
@@ -51,6 +52,10 @@ class EncodeError(GraphmillError, TypeError):
 
 class DecodeError(GraphmillError):
     """A value that came from another process cannot be rebuilt here."""
+
+
+class ArenaFull(GraphmillError):
+    """A segment of shared memory has no room left, or the file system that it lies on has none."""
 
 
 class WorkerError(GraphmillError):

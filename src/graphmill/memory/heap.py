@@ -1,0 +1,500 @@
+"""A process's own allocator in its arenas, and how memory that it gave out becomes a block.
+
+Whoever makes a result does not know yet that it will be one. So there are no reference counts: the codec
+*claims* the memory that a result's buffers lie in and lets go of the result. If the memory was freed by then,
+nobody in this process can see it any more, and it is published as it lies. If not, somebody kept it (a
+global, a buffer that the function uses again), and its bytes are copied.
+
+::
+
+    allocate ─► live ──claim─► live, claimed ──release─► released, claimed ──settle─► published
+                 │                    │                          │                        │
+                 └─release─► free     └─settle: a copy is        └─abandon─► free         └─give_back─► free
+                                        published; it stays live
+
+Published memory is never touched here again until it is given back.
+
+Any call to this module may be interrupted by another one: NumPy frees arrays on whatever thread, and a
+collection that starts in the middle of an allocation frees arrays too. So releasing only notes the address,
+and whoever has the lock then, or gets it at once, does the work. And `allocate` never waits: where the
+heap is busy, it says so, and the memory has to come from elsewhere.
+
+A task may fork. The copy of the heap in the child gives out nothing any more, because the same memory would
+be given out twice, and what is live there becomes the child's own: see `after_fork`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+from pickle import PickleBuffer
+from typing import Any, NamedTuple, TypeAlias
+
+from graphmill.errors import ArenaFull
+from graphmill.memory.arena import PAGE, Arena
+from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.mapping import make_private
+from graphmill.memory.ranges import Range, Ranges
+
+#: Whatever has the buffer protocol.
+Buffer: TypeAlias = Any
+
+
+#: All heaps of this process, for `after_fork`.
+HEAPS: weakref.WeakSet[Heap] = weakref.WeakSet()
+
+
+class HeapUsage(NamedTuple):
+    """What a heap's memory is used for, in bytes of whole pages."""
+
+    #: Arrays in use by this process, claimed ones among them.
+    live: int
+    #: Blocks that were published and not given back.
+    published: int
+    #: Free, with pages in place.
+    warm: int
+
+
+class Part:
+    """One arena of a heap."""
+
+    __slots__ = ("address", "arena", "end", "mapping", "memory", "ranges")
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.ranges = Ranges(arena.size, PAGE)
+        self.mapping = arena.shared
+        #: All of its memory; it stays mapped for as long as this lives, whatever becomes of the arena.
+        self.memory = memoryview(self.mapping)
+        #: Where it starts in this process.
+        self.address = arena.address
+        #: Where it ends.
+        self.end = self.address + arena.size
+
+    def take(self, nbytes: int) -> Range:
+        """Take a range whose pages are all there.
+
+        Where the system has none left, the own warm pages are given up for it: those at hand, none of
+        which was long enough.
+
+        Raises
+        ------
+        ArenaFull
+            There is no room, in the segment or behind it.
+        """
+        found = self.ranges.allocate(nbytes)
+        if found.warm or self.reserve(found):
+            return found
+        # What was warm in it has gone back to the system by now, and more may follow.
+        if self.trim(found.length) or not found.clean:
+            found = self.ranges.allocate(nbytes)
+            if found.warm or self.reserve(found):
+                return found
+        raise ArenaFull(f"no room for {nbytes} bytes in arena {self.arena.number}")
+
+    def reserve(self, taken: Range) -> bool:
+        """Have all pages of a range put in place; if there is no room, free it and answer False.
+
+        Where pages cannot be given back, nobody knows which of them are there now. Such a range is
+        not used again: better less room than a write to a page that does not exist.
+        """
+        try:
+            self.arena.reserve(taken.offset, taken.length)
+        except ArenaFull:
+            if self.arena.punch(taken.offset, taken.length):
+                self.ranges.free(taken.offset, taken.length, warm=False)
+            return False
+        return True
+
+    def become_copy(self) -> None:
+        """Keep what this forked process and the one before it write from each other."""
+        try:
+            descriptor = self.arena.descriptor
+        except ValueError:
+            return  # closed; what is live stays shared
+        make_private(self.mapping, descriptor)
+
+    def trim(self, nbytes: int) -> int:
+        """Give free pages back to the system; return how many bytes went."""
+        given = 0
+        for each in self.ranges.trim(nbytes):
+            punched = self.arena.punch(each.offset, each.length)
+            self.ranges.free(each.offset, each.length, warm=not punched)
+            given += each.length if punched else 0
+        return given
+
+
+@dataclass(slots=True, eq=False)
+class Allocation:
+    """Memory that the heap gave out."""
+
+    #: The arena that it lies in.
+    part: Part
+    #: Where in the arena it starts, in bytes.
+    offset: int
+    #: Its length, whole pages, in bytes.
+    length: int
+    #: What was asked for, in bytes.
+    nbytes: int
+    #: Claims on it that are not settled.
+    claims: int = 0
+    #: Nobody in this process sees it any more.
+    released: bool = False
+    #: It is a block now.
+    published: bool = False
+
+    @property
+    def address(self) -> int:
+        """Where it starts in this process."""
+        return self.part.address + self.offset
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A buffer that is to be published: part or all of an allocation. It keeps nothing alive."""
+
+    #: What the buffer lies in.
+    allocation: Allocation
+    #: Where in it the buffer starts, in bytes.
+    offset: int
+    #: Length of the buffer, in bytes.
+    nbytes: int
+    #: It was settled or abandoned.
+    done: bool = field(default=False)
+
+
+class Heap:
+    """Memory in an arena, and in a second one when the first is full.
+
+    Parameters
+    ----------
+    arena : Arena
+        Where memory comes from. No other heap, in any process, may allocate in it.
+    overflow : Arena, optional
+        Where it comes from when the first is full, or the file system behind that.
+
+    Raises
+    ------
+    OSError
+        There is no address space left to map them.
+
+    Notes
+    -----
+    May be used from several threads. The arenas stay the caller's to close.
+    """
+
+    def __init__(self, arena: Arena, overflow: Arena | None = None) -> None:
+        self._parts = [Part(each) for each in (arena, overflow) if each is not None]
+        #: {address: what was given out there and not released}; for others to look at.
+        self.live: dict[int, Allocation] = {}
+        self._live_bytes = 0
+        #: {block: its length}
+        self._published: dict[BlockId, int] = {}
+        self._published_bytes = 0
+        self._lock = threading.Lock()
+        #: Addresses that were released, to be dealt with by whoever has the lock.
+        self._released: deque[int] = deque()
+        #: This is a copy in a forked process.
+        self._is_copy = False
+        HEAPS.add(self)
+        watch_forks()
+
+    # ---- memory
+
+    def allocate(self, nbytes: int, zeroed: bool = False) -> int:
+        """Give out memory.
+
+        Parameters
+        ----------
+        nbytes : int
+            How much is needed.
+        zeroed : bool
+            It has to be all zeros; otherwise it may hold anything.
+
+        Returns
+        -------
+        int
+            Its address, at the start of a page; 0 if the heap is busy just now, or a forked copy.
+
+        Raises
+        ------
+        ArenaFull
+            No arena has room.
+        """
+        if self._is_copy or not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            part, taken = self._take(nbytes)
+            allocation = Allocation(part, taken.offset, taken.length, nbytes)
+            address = part.address + taken.offset
+            if zeroed and not taken.clean:
+                ctypes.memset(address, 0, nbytes)
+            self.live[address] = allocation
+            self._live_bytes += taken.length
+        finally:
+            self._lock.release()
+        if self._released:
+            self._settle_releases()
+        return address
+
+    def resize(self, address: int, nbytes: int) -> int:
+        """Make live memory longer or shorter, keeping what it holds; it may move.
+
+        Returns
+        -------
+        int
+            Its new address; 0 if the heap is busy just now, or a forked copy. The old one is then still good.
+
+        Raises
+        ------
+        ArenaFull
+            No arena has room for it; the old memory is still good.
+        """
+        if self._is_copy or not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            old = self.live[address]
+            fits = nbytes <= old.length
+            if fits and not old.claims:
+                left = old.part.ranges.shrink(old.offset, old.length, nbytes)
+                self._live_bytes -= old.length - left
+                old.length, old.nbytes = left, nbytes
+                return address
+        finally:
+            self._lock.release()
+        moved = self.allocate(nbytes)
+        if moved:
+            ctypes.memmove(moved, address, min(old.nbytes, nbytes))
+            self.release(address)
+        return moved
+
+    def release(self, address: int) -> None:
+        """Take live memory back: nobody in this process sees it any more."""
+        self._released.append(address)
+        self._settle_releases()
+
+    def trim(self, nbytes: int) -> int:
+        """Give free pages back to the system.
+
+        Returns
+        -------
+        int
+            How many bytes went; at most `nbytes`, rounded up to whole pages.
+        """
+        self._check()
+        with self._lock:
+            given = 0
+            for part in self._parts:
+                if given < nbytes:
+                    given += part.trim(nbytes - given)
+        self._settle_releases()
+        return given
+
+    def usage(self) -> HeapUsage:
+        """Tell what the memory is used for."""
+        return HeapUsage(
+            self._live_bytes, self._published_bytes, sum(part.ranges.warm_bytes for part in self._parts)
+        )
+
+    # ---- publishing
+
+    def claim(self, address: int, nbytes: int) -> Claim | None:
+        """Note that a buffer is to be published. The caller then drops all that refers to it, and settles.
+
+        Parameters
+        ----------
+        address, nbytes : int
+            Where the buffer lies in this process.
+
+        Returns
+        -------
+        Claim or None
+            None if it is not this heap's memory, or so small a part of it (less than half) that it is
+            better copied. Every claim has to be settled or abandoned.
+        """
+        if self._is_copy:
+            return None
+        with self._lock:
+            found = self._find(address, nbytes)
+            if found is None or 2 * nbytes < found.nbytes:
+                return None
+            found.claims += 1
+            return Claim(found, address - found.address, nbytes)
+
+    def settle(self, claim: Claim) -> Extent:
+        """Publish a claimed buffer: as it lies if it was released since, else a copy of it.
+
+        Raises
+        ------
+        ArenaFull
+            There is no room for a copy. The claim is still good.
+        """
+        self._check()
+        self._settle_releases()
+        allocation = claim.allocation
+        with self._lock:
+            if claim.done:
+                raise ValueError("settled twice")
+            in_place = allocation.released
+            if in_place and not allocation.published:
+                allocation.published = True
+                self._publish(allocation.part, allocation.offset, allocation.length)
+            if in_place:
+                self._end(claim)
+        if in_place:
+            return Extent(
+                allocation.part.arena.number,
+                allocation.offset,
+                claim.offset,
+                claim.nbytes,
+                allocation.length,
+            )
+        start = allocation.offset + claim.offset
+        extent = self.copy_in(allocation.part.memory[start : start + claim.nbytes])
+        self.abandon(claim)
+        return extent
+
+    def abandon(self, claim: Claim) -> None:
+        """Give up a claim; nothing happens if it was settled already."""
+        with self._lock:
+            if not claim.done:
+                self._end(claim)
+                if claim.allocation.released and not claim.allocation.claims:
+                    self._free(claim.allocation)
+        self._settle_releases()
+
+    def copy_in(self, buffer: Buffer) -> Extent:
+        """Publish a copy of memory from elsewhere.
+
+        Parameters
+        ----------
+        buffer : object with the buffer protocol
+            Contiguous, in C or Fortran order.
+
+        Raises
+        ------
+        ArenaFull
+            No arena has room.
+        BufferError
+            The buffer is not contiguous.
+        """
+        self._check()
+        with PickleBuffer(buffer).raw() as raw:
+            nbytes = raw.nbytes
+            with self._lock:
+                part, taken = self._take(nbytes)
+                self._publish(part, taken.offset, taken.length)
+            part.memory[taken.offset : taken.offset + nbytes] = raw
+        self._settle_releases()
+        return Extent(part.arena.number, taken.offset, 0, nbytes, taken.length)
+
+    def give_back(self, block: BlockId, length: int, warm: bool = True) -> None:
+        """Take a published block back: nobody in any process needs it any more.
+
+        Parameters
+        ----------
+        block : BlockId
+            Which one.
+        length : int
+            Its length, in bytes.
+        warm : bool
+            Its pages are still there; False if they were given back to the system.
+
+        Raises
+        ------
+        ValueError
+            No such block was published here.
+        """
+        self._check()
+        with self._lock:
+            if self._published.get(block) != length:
+                raise ValueError(f"not published here: {length} bytes at {block}")
+            part = next(part for part in self._parts if part.arena.number == block.arena)
+            del self._published[block]
+            self._published_bytes -= length
+            part.ranges.free(block.offset, length, warm)
+        self._settle_releases()
+
+    # ---- after a fork
+
+    def become_copy(self) -> None:
+        """Stop giving out memory, and part with the process that this one was forked from."""
+        self._is_copy = True
+        self._lock = threading.Lock()  # a thread that does not exist here may have had the old one
+        for part in self._parts:
+            part.become_copy()
+
+    def _check(self) -> None:
+        if self._is_copy:
+            raise ValueError("this heap belongs to the process that this one was forked from")
+
+    # ---- with the lock held
+
+    def _take(self, nbytes: int) -> tuple[Part, Range]:
+        """Take a range from the first arena that has room."""
+        reasons = []
+        for part in self._parts:
+            try:
+                return part, part.take(nbytes)
+            except ArenaFull as error:
+                reasons.append(error)
+        raise ArenaFull("; ".join(map(str, reasons))) from reasons[-1]
+
+    def _find(self, address: int, nbytes: int) -> Allocation | None:
+        """Find the live allocation that a buffer lies in."""
+        if not any(part.address <= address < part.end for part in self._parts):
+            return None
+        found = self.live.get(address)
+        if found is None:
+            # A view into the middle. Such results are rare, and large arrays few.
+            start = max((start for start in tuple(self.live) if start < address), default=None)
+            found = None if start is None else self.live.get(start)
+        if found is None or address + nbytes > found.address + found.nbytes:
+            return None
+        return found
+
+    def _publish(self, part: Part, offset: int, length: int) -> None:
+        self._published[BlockId(part.arena.number, offset)] = length
+        self._published_bytes += length
+
+    def _end(self, claim: Claim) -> None:
+        claim.done = True
+        claim.allocation.claims -= 1
+
+    def _free(self, allocation: Allocation) -> None:
+        """Free the range of a released allocation, unless it has become a block."""
+        if not allocation.published:
+            allocation.part.ranges.free(allocation.offset, allocation.length)
+
+    # ---- without it
+
+    def _settle_releases(self) -> None:
+        """Deal with what was released, unless somebody else is about to."""
+        released = self._released
+        while released and self._lock.acquire(blocking=False):
+            try:
+                while released:
+                    allocation = self.live.pop(released.popleft())
+                    self._live_bytes -= allocation.length
+                    allocation.released = True
+                    if not allocation.claims:
+                        self._free(allocation)
+            finally:
+                self._lock.release()
+
+
+@functools.cache
+def watch_forks() -> None:
+    """Have all heaps told when this process is forked; once, since that cannot be taken back."""
+    os.register_at_fork(after_in_child=after_fork)
+
+
+def after_fork() -> None:
+    """Make the heaps of a forked process copies, before anything else runs in it."""
+    for heap in tuple(HEAPS):
+        heap.become_copy()

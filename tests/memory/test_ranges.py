@@ -1,0 +1,205 @@
+"""The free space of a segment, against a model that looks at every page."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphmill.errors import ArenaFull
+from graphmill.memory.ranges import Ranges, length_class
+
+PAGE = 16
+PAGES = 40
+
+
+class PageByPage:
+    """What a segment looks like: for each page "cold", "warm" or "taken"."""
+
+    def __init__(self, pages):
+        self.pages = ["cold"] * pages
+
+    def runs(self, kinds):
+        """Every longest stretch of pages of these kinds, as (start, length) in pages."""
+        found, start = [], None
+        for at, page in enumerate([*self.pages, "end"]):
+            if page in kinds:
+                start = at if start is None else start
+            elif start is not None:
+                found.append((start, at - start))
+                start = None
+        return found
+
+    def expect(self, pages):
+        """All right places for so many pages."""
+        for kinds in ({"warm"}, {"cold"}, {"warm", "cold"}):
+            fitting = [run for run in self.runs(kinds) if run[1] >= pages]
+            shortest = min((length for _, length in fitting), default=None)
+            starts = {start for start, length in fitting if length == shortest}
+            if starts and kinds == {"cold"}:
+                return {self.with_warm_before(start) for start in starts}
+            if starts and len(kinds) == 2:
+                return {min(starts)}
+            if starts:
+                return starts
+        return set()
+
+    def with_warm_before(self, start):
+        while start and self.pages[start - 1] == "warm":
+            start -= 1
+        return start
+
+    def mark(self, offset, length, kind):
+        start, count = offset // PAGE, length // PAGE
+        before = self.pages[start : start + count]
+        self.pages[start : start + count] = [kind] * count
+        return before
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("allocate"), st.integers(0, PAGES * PAGE)),
+        st.tuples(st.just("free"), st.integers(0, 1000), st.booleans()),
+        st.tuples(st.just("shrink"), st.integers(0, 1000), st.integers(0, PAGE)),
+        st.tuples(st.just("trim"), st.integers(0, PAGES * PAGE), st.booleans()),
+    ),
+    max_size=60,
+)
+
+
+class Driver:
+    """Does every step to the allocator and to the model, and compares."""
+
+    def __init__(self):
+        self.ranges = Ranges(PAGES * PAGE + 3, PAGE)
+        self.model = PageByPage(PAGES)
+        self.taken = []
+
+    def allocate(self, nbytes):
+        pages = max(1, -(-nbytes // PAGE))
+        places = self.model.expect(pages)
+        if not places:
+            with pytest.raises(ArenaFull):
+                self.ranges.allocate(nbytes)
+            return
+        found = self.ranges.allocate(nbytes)
+        assert found.length == pages * PAGE
+        assert found.offset // PAGE in places
+        before = self.model.mark(found.offset, found.length, "taken")
+        assert "taken" not in before
+        assert found.warm == ("cold" not in before)
+        assert found.clean == ("warm" not in before)
+        self.taken.append((found.offset, found.length))
+
+    def free(self, which, warm):
+        if self.taken:
+            self.give(*self.taken.pop(which % len(self.taken)), warm)
+
+    def shrink(self, which, nbytes):
+        """Free all but the first page of something."""
+        if self.taken:
+            offset, length = self.taken[which % len(self.taken)]
+            if length > PAGE:
+                assert self.ranges.shrink(offset, length, nbytes) == PAGE
+                self.taken[which % len(self.taken)] = (offset, PAGE)
+                self.model.mark(offset + PAGE, length - PAGE, "warm")
+
+    def give(self, offset, length, warm):
+        self.ranges.free(offset, length, warm)
+        self.model.mark(offset, length, "warm" if warm else "cold")
+        with pytest.raises(ValueError, match="not taken"):
+            self.ranges.free(offset, length, warm)
+
+    def trim(self, nbytes, punched):
+        warm = self.ranges.warm_bytes
+        taken = self.ranges.trim(nbytes)
+        assert sum(each.length for each in taken) == min(warm, -(-nbytes // PAGE) * PAGE)
+        for each in taken:
+            assert set(self.model.mark(each.offset, each.length, "taken")) == {"warm"}
+        for each in taken:
+            self.give(each.offset, each.length, warm=not punched)
+
+    def check(self):
+        """The pieces are the longest stretches of one kind, and the index knows each of them."""
+        for kind, pieces in (("warm", self.ranges._warm), ("cold", self.ranges._cold)):
+            runs = {start * PAGE: length * PAGE for start, length in self.model.runs({kind})}
+            assert pieces.starts == runs
+            assert pieces.ends == {start + length: start for start, length in runs.items()}
+            assert pieces.nbytes == sum(runs.values())
+            lengths = sorted(set(runs.values()))
+            assert sorted(length for lists in pieces._classes.values() for length in lists) == lengths
+            assert set(pieces._buckets) == set(lengths)
+            assert all(pieces._classes.values())
+            assert pieces._filled == sum(1 << each for each in pieces._classes)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps)
+def test_agrees_with_a_model_that_looks_at_every_page(steps):
+    driver = Driver()
+    for name, *arguments in steps:
+        getattr(driver, name)(*arguments)
+        driver.check()
+    while driver.taken:
+        driver.free(0, warm=True)
+    driver.check()
+    assert driver.ranges.warm_bytes + driver.ranges.cold_bytes == PAGES * PAGE
+
+
+@given(st.integers(0, 1 << 50), st.integers(0, 1 << 50))
+def test_classes_are_in_the_order_of_lengths(one, other):
+    if one <= other:
+        assert length_class(one) <= length_class(other)
+
+
+def test_warm_memory_is_used_first_and_the_smallest_that_fits():
+    ranges = Ranges(100 * PAGE, PAGE)
+    taken = [ranges.allocate(pages * PAGE) for pages in (5, 1, 3, 1, 4, 1)]
+    for each in (taken[0], taken[2], taken[4]):
+        ranges.free(each.offset, each.length)
+    assert ranges.allocate(3 * PAGE - 1) == (taken[2].offset, 3 * PAGE, True, False)
+    assert ranges.allocate(3 * PAGE) == (taken[4].offset, 3 * PAGE, True, False)
+    assert ranges.warm_bytes == 6 * PAGE
+
+
+def test_what_grows_takes_its_old_pages_along():
+    ranges = Ranges(100 * PAGE, PAGE)
+    first = ranges.allocate(10 * PAGE)
+    ranges.free(first.offset, first.length)
+    assert ranges.allocate(12 * PAGE) == (0, 12 * PAGE, False, False)
+    assert ranges.warm_bytes == 0
+
+
+def test_pages_given_back_are_cold_and_read_as_zeros():
+    ranges = Ranges(10 * PAGE, PAGE)
+    first = ranges.allocate(10 * PAGE)
+    ranges.free(first.offset, first.length)
+    (trimmed,) = ranges.trim(2 * PAGE + 1)
+    assert trimmed == (7 * PAGE, 3 * PAGE, True, False)
+    ranges.free(trimmed.offset, trimmed.length, warm=False)
+    assert (ranges.warm_bytes, ranges.cold_bytes) == (7 * PAGE, 3 * PAGE)
+    assert ranges.allocate(8 * PAGE) == (0, 8 * PAGE, False, False)
+    assert ranges.allocate(PAGE) == (8 * PAGE, PAGE, False, True)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-PAGE, PAGE), (0, 0), (0, PAGE), (PAGE, 3 * PAGE), (0, 5 * PAGE)]
+)
+def test_what_was_not_taken_is_not_freed(offset, length):
+    ranges = Ranges(8 * PAGE, PAGE)
+    ranges.allocate(4 * PAGE)
+    with pytest.raises(ValueError, match="not taken"):
+        ranges.free(offset, length)
+    with pytest.raises(ValueError, match="not taken"):
+        ranges.shrink(offset, length, 1)
+
+
+def test_nothing_grows_by_shrinking():
+    ranges = Ranges(8 * PAGE, PAGE)
+    ranges.allocate(4 * PAGE)
+    with pytest.raises(ValueError, match="more than the"):
+        ranges.shrink(0, 4 * PAGE, 4 * PAGE + 1)
+    assert ranges.shrink(0, 4 * PAGE, 3 * PAGE + 1) == 4 * PAGE
+
+
+def test_a_segment_shorter_than_a_page_has_no_room():
+    with pytest.raises(ArenaFull):
+        Ranges(PAGE - 1, PAGE).allocate(1)
