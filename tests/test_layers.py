@@ -28,6 +28,7 @@ LAYERS = (
     ("scheduler",),
     ("memory", "tracebacks"),
     ("config", "callbacks", "local"),
+    ("workers",),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

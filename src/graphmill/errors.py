@@ -13,6 +13,9 @@
     ├── ArenaFull                     shared memory, or the disk behind it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
     │   └── RemoteError               a task raised an exception that cannot be sent
+    ├── PoolError                     worker processes cannot be started or used
+    │   ├── ChannelClosed             the process at the other end of a channel is gone
+    │   └── UnsupportedPlatform(NotImplementedError)  there is no shared-memory pool on this system
     └── InvalidTransition             an event that cannot happen in this state: a bug in graphmill
 """
 
@@ -83,6 +86,18 @@ class RemoteError(WorkerError):
 
     def __str__(self) -> str:
         return f"A task raised an exception that cannot be sent:\n{self.story}"
+
+
+class PoolError(GraphmillError):
+    """Worker processes cannot be started, or their pool cannot be used as it was."""
+
+
+class ChannelClosed(PoolError):
+    """The process at the other end of a channel is gone, or what it sent cannot be read any more."""
+
+
+class UnsupportedPlatform(PoolError, NotImplementedError):
+    """There is no shared-memory pool on this system."""
 
 
 class InvalidTransition(GraphmillError):

@@ -1,0 +1,905 @@
+"""The parent's side of the worker processes: starts, feeds, watches, restarts and ends them.
+
+The only module that starts a program. Knows nothing of tasks: it carries messages, and tells who
+has died. Nothing here waits for a process except `poll`, which the caller gives a limit, and `close`,
+which has its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import math
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+from weakref import WeakSet
+
+from graphmill.errors import ChannelClosed, PoolError, UnsupportedPlatform
+from graphmill.workers import launch, leftovers
+from graphmill.workers.channel import PollChannel
+from graphmill.workers.messages import (
+    ANY_TASK,
+    Died,
+    Exited,
+    Failed,
+    Fork,
+    Forked,
+    Goodbye,
+    Guard,
+    Importing,
+    Interrupt,
+    Kill,
+    NotForked,
+    Place,
+    Prepare,
+    Ready,
+    Spoilt,
+    Unguard,
+)
+from graphmill.workers.signals import InterruptHold
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a template may take to import everything; then it is started with less.
+START_LIMIT: Final = 120.0
+#: Templates that end before they are ready, until the pool gives up.
+_START_ATTEMPTS: Final = 4
+#: Seconds from the end of a worker's channel to the end of its process, or from the template's end
+#: to that of its workers; then force is used, and after as many again they are taken for dead.
+END_LIMIT: Final = 2.0
+#: Seconds that `close` waits for the template, which has limits of its own, before it is killed.
+CLOSE_LIMIT: Final = 8.0
+
+_STDERR: Final = 2
+
+#: What `Pool.poll` gives: the worker's number, and a message of its or `Died`.
+Event: TypeAlias = tuple[int, Any]
+
+#: Libraries seen to start threads when imported: no pool of this process tries them again.
+_start_threads: set[str] = set()
+
+#: Pools to be closed when the interpreter ends, and let go of after a fork.
+_open_pools: WeakSet[Pool] = WeakSet()
+
+
+class _Phase(Enum):
+    """Where a worker stands."""
+
+    #: Asked for; its process is not known yet.
+    STARTING = auto()
+    #: Its process runs, as far as is known.
+    RUNNING = auto()
+    #: Its process is gone, and that has been told.
+    DEAD = auto()
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A place for a worker, and who has it now."""
+
+    #: From 0.
+    number: int
+    phase: _Phase = _Phase.DEAD
+    #: Our end of its channel, until its death was told.
+    channel: PollChannel | None = None
+    #: Its end, until it is known to have it.
+    far_end: socket.socket | None = None
+    #: Its process, once known.
+    pid: int | None = None
+    #: Where it looks for modules and files, as far as it was told.
+    place: Place | None = None
+    #: What the selector looks for on the channel; 0 if it is not registered.
+    events: int = 0
+    #: Its template is gone, and nobody will tell how it ended.
+    orphaned: bool = False
+    #: It was ended by force, since its time was up.
+    forced: bool = False
+
+
+class Pool:
+    """Worker processes on this machine.
+
+    All methods are for one thread at a time, save `wake`. A process forked from this one cannot use
+    the pool, and does not disturb it.
+
+    Parameters
+    ----------
+    num_workers : int
+        How many.
+    serve : str
+        What each of them runs until its channel ends, as `module:name`; it is called with a
+        `graphmill.workers.child.WorkerChannel`.
+    setup : object, optional
+        A small record that pickles; each worker finds it as `channel.setup`.
+    preload : sequence of str, optional
+        Modules that are imported before workers are forked, as far as they can be. By default those
+        of a list of well-known libraries that this process has imported.
+
+    Raises
+    ------
+    UnsupportedPlatform
+        On Windows.
+
+    Examples
+    --------
+    >>> with Pool(2, serve="mypackage.mymodule:serve") as pool:  # doctest: +SKIP
+    ...     pool.send(0, "ping")
+    ...     pool.poll(timeout=10)
+    [(0, 'pong')]
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attempts",
+        "_closed",
+        "_control",
+        "_control_events",
+        "_deadlines",
+        "_events",
+        "_failure",
+        "_guarded",
+        "_importing",
+        "_left_out",
+        "_pid",
+        "_place",
+        "_planned",
+        "_preload",
+        "_process",
+        "_ready",
+        "_selector",
+        "_serve",
+        "_setup",
+        "_start_deadline",
+        "_surroundings",
+        "_template_place",
+        "_trouble",
+        "_wake_ends",
+        "_woken",
+        "_workers",
+    )
+
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        serve: str,
+        setup: object = None,
+        preload: Sequence[str] | None = None,
+    ) -> None:
+        self._closed = True  # until there is something to close
+        if sys.platform == "win32":
+            raise UnsupportedPlatform(
+                "The shared-memory pool of worker processes needs Linux or macOS; on Windows, "
+                "graphmill.local.get_sync and graphmill.local.get_async run the same graphs"
+            )
+        if num_workers < 1:
+            raise ValueError(f"A pool needs at least one worker; got {num_workers}")
+        self._serve = serve
+        self._setup = pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
+        self._preload = None if preload is None else tuple(preload)
+        #: Modules not to import beforehand, and why.
+        self._left_out: dict[str, str] = {}
+        self._workers = [_Worker(number) for number in range(num_workers)]
+        self._guarded: dict[str, None] = {}
+        self._events: list[Event] = []
+        #: Why the pool cannot be used any more.
+        self._failure: str | None = None
+        #: What the next poll must raise.
+        self._trouble: str | None = None
+        #: When to stop waiting for the end of workers that should have ended, by number.
+        self._deadlines: dict[int, float] = {}
+        #: What `sys.path` and the working directory were last seen to be, and what workers are told of it.
+        self._surroundings: tuple[tuple[str, ...], str | None] | None = None
+        self._place = Place((), None)
+        #: What the workers know of it that are forked next.
+        self._template_place = self._place
+        self._pid = os.getpid()
+        self._selector: selectors.BaseSelector | None = None
+        self._wake_ends: tuple[socket.socket, socket.socket] | None = None
+        self._woken = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: PollChannel | None = None
+        self._control_events = 0
+        #: Whether the template has everything imported.
+        self._ready = False
+        #: How many templates were started since one was ready.
+        self._attempts = 0
+        #: What the template was asked to import.
+        self._planned: tuple[str, ...] = ()
+        #: What it imports now, until it is ready.
+        self._importing: str | None = None
+        self._start_deadline = 0.0
+        self._closed = False
+
+    # ---- life
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            if self._selector is not None and os.getpid() == self._pid:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "new" if self._selector is None else "started"
+        return f"<Pool of {len(self._workers)} workers, {state}>"
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    @property
+    def template_pid(self) -> int | None:
+        """The process that workers are forked from; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Modules that workers do not share, and why: each that needs one imports it for itself."""
+        return dict(self._left_out)
+
+    def pid(self, worker: int) -> int | None:
+        """Give a worker's process id; None while it starts, and once it is dead."""
+        return self._workers[worker].pid
+
+    def start(self) -> None:
+        """Start the workers, unless they are; returns at once, while they are still on their way.
+
+        `send` and `poll` do it by themselves.
+
+        Raises
+        ------
+        PoolError
+            If processes cannot be started here, or the pool is closed, or belongs to another process.
+        """
+        self._require_usable()
+        if self._selector is not None:
+            return
+        with InterruptHold():
+            self._selector = selectors.DefaultSelector()
+            self._wake_ends = _socket_pair()
+            for end in self._wake_ends:
+                end.setblocking(False)
+            self._selector.register(self._wake_ends[0], selectors.EVENT_READ)
+            _remember(self)
+            self._start_template()
+            for worker in self._workers:
+                self._start_worker(worker)
+
+    def close(self) -> None:
+        """End all workers, whatever they do, and let go of everything; may be called again.
+
+        It takes as long as processes need to end, and no longer than `CLOSE_LIMIT` and some.
+        """
+        if self._closed:
+            return
+        if os.getpid() != self._pid:
+            self._abandon()
+            return
+        with InterruptHold():
+            self._closed = True
+            _open_pools.discard(self)
+            for worker in self._workers:
+                self._forget(worker)
+            if self._control is not None:
+                self._control.send(Goodbye())
+                self._wait_for_template(time.monotonic() + CLOSE_LIMIT)
+            self._drop_template()
+            self._close_descriptors()
+            self._events.clear()
+
+    def restart(self, worker: int) -> None:
+        """Start a worker anew, after its `Died` was told.
+
+        Raises
+        ------
+        PoolError
+            If it is not dead.
+        """
+        self._require_usable()
+        place = self._workers[worker]
+        if self._selector is None or place.phase is not _Phase.DEAD:
+            raise PoolError(f"Worker {worker} cannot be started again: it is not dead")
+        with InterruptHold():
+            if self._control is None:
+                self._start_template()
+            self._start_worker(place)
+
+    # ---- messages
+
+    def send(self, worker: int, *messages: object) -> None:
+        """Send messages to a worker, in one piece; never waits.
+
+        What does not go out at once is sent during `poll`. Messages to a worker that is dying go
+        nowhere: its `Died` is on the way.
+
+        Parameters
+        ----------
+        worker : int
+            Its number.
+        *messages
+            Anything that pickles.
+
+        Raises
+        ------
+        PoolError
+            If the worker's death was told, and it was not started again.
+        """
+        self.start()
+        place = self._workers[worker]
+        channel = place.channel
+        if channel is None:
+            raise PoolError(f"Worker {worker} is dead; restart it first")
+        with InterruptHold(), self._losing(place, channel):
+            here = self._here()
+            if place.place is not here:
+                channel.send(here)
+                place.place = here
+            channel.send(*messages)
+            self._watch(place, channel)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Wait for messages of workers, and for deaths.
+
+        Ctrl-C ends the wait at any time, and loses nothing: what has arrived is given by the next call.
+        To be safe from Ctrl-C also between this call and the use of what it gives, hold it back with
+        an `InterruptHold` around both: it still ends the wait in here.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait at most; 0 takes what is there.
+
+        Returns
+        -------
+        list of (int, object)
+            The worker's number, and either a message or `Died`. A worker's messages come in the order
+            in which it sent them, its `Died` after the last of them, once. Empty if the time was up, or
+            after `wake`.
+
+        Raises
+        ------
+        PoolError
+            If workers cannot be started.
+        """
+        self.start()
+        deadline = time.monotonic() + timeout
+        with InterruptHold() as hold:
+            while True:
+                now = time.monotonic()
+                ready = self._events or self._woken or self._failure or self._trouble
+                left = 0 if ready else max(deadline - now, 0)
+                self._step(hold, min(left, self._time_to_next_limit(now)))
+                if self._events:
+                    break
+                self._raise_trouble()
+                if self._woken or time.monotonic() >= deadline:
+                    break
+            self._woken = False
+            events, self._events = self._events, []
+            return events
+
+    def wake(self) -> None:
+        """End the `poll` that goes on, or else the next one, early; for use from any thread."""
+        self._woken = True
+        ends = self._wake_ends
+        if ends is not None:
+            try:
+                ends[1].send(b"\0")
+            except (BlockingIOError, BrokenPipeError):
+                pass  # woken often enough already
+            except OSError:
+                if not self._closed:
+                    raise
+
+    # ---- power over workers
+
+    def interrupt(self, worker: int, task: int = ANY_TASK) -> None:
+        """Raise KeyboardInterrupt in a task, if the worker runs it.
+
+        It takes effect between two steps of Python code: a long call into C ends first, and a task
+        may catch it. Nothing tells whether it had an effect but what the worker sends.
+
+        Parameters
+        ----------
+        worker : int
+            The worker's number.
+        task : int, optional
+            The number that the worker gives to `TaskInterrupts.run`. If the task has ended, nothing
+            happens; if it has not begun, it is interrupted when it does. Without it, whichever task
+            runs is meant, and none if none does.
+        """
+        self._tell(Interrupt(worker, task))
+
+    def kill(self, worker: int) -> None:
+        """End a worker's process at once; `Died` will follow."""
+        self._tell(Kill(worker))
+
+    # ---- leftovers
+
+    def guard(self, *paths: str | os.PathLike[str]) -> None:
+        """Have files and folders removed if this process dies without closing the pool.
+
+        Parameters
+        ----------
+        *paths
+            Absolute paths whose last part begins with `graphmill-<this process>-`. They need not exist
+            yet, so tell them before they do.
+
+        Raises
+        ------
+        ValueError
+            If a path could mean anything but a file or folder that this process made for itself.
+        """
+        names = tuple(os.fspath(path) for path in paths)
+        for name in names:
+            if not leftovers.is_own(name, self._pid):
+                raise ValueError(
+                    f"{name!r} will not be removed for anybody: only an absolute path whose last part begins "
+                    f"with {leftovers.mark(self._pid)!r} is sure to be this process's own"
+                )
+        self._tell(Guard(names))
+        self._guarded.update(dict.fromkeys(names))
+
+    def unguard(self, *paths: str | os.PathLike[str]) -> None:
+        """Guard files and folders no more."""
+        names = tuple(os.fspath(path) for path in paths)
+        for name in names:
+            self._guarded.pop(name, None)
+        self._tell(Unguard(names))
+
+    # ---- the template
+
+    def _start_template(self) -> None:
+        near, far = _socket_pair()
+        modules = launch.PRELOADS if self._preload is None else self._preload
+        present = sys.modules if self._preload is None else dict.fromkeys(modules)
+        skip = _start_threads.union(self._left_out)
+        last_attempt = self._attempts == _START_ATTEMPTS - 1
+        self._planned = () if last_attempt else tuple(launch.preloads(present, skip, modules))
+        self._importing = None
+        plan = Prepare(
+            parent=self._pid,
+            serve=self._serve,
+            setup=self._setup,
+            preload=self._planned,
+            argv=tuple(getattr(sys, "argv", ())),
+            workers=len(self._workers),
+        )
+        try:
+            with far:
+                self._template_place = self._here()
+                self._process = subprocess.Popen(  # noqa: S603 - the interpreter that runs this
+                    launch.command(far.fileno(), self._template_place.path),
+                    env=launch.environment(os.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=_inherited(1),
+                    stderr=_inherited(2),
+                    pass_fds=(far.fileno(),),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            near.close()
+            raise PoolError(f"The template process cannot be started: {error}") from error
+        except BaseException:
+            near.close()
+            raise
+        self._attempts += 1
+        self._ready = False
+        self._start_deadline = time.monotonic() + START_LIMIT
+        self._control = PollChannel(near)
+        self._control_events = selectors.EVENT_READ
+        self._registry().register(self._control, selectors.EVENT_READ)
+        self._tell(plan)
+        self._tell(Guard(tuple(self._guarded)))
+
+    def _tell(self, message: object, descriptor: int | None = None) -> None:
+        """Send a message to the template, if there is one."""
+        self._require_usable()
+        control = self._control
+        if control is None:
+            return
+        with InterruptHold():
+            control.send(message, descriptor=descriptor)
+            self._watch_control(control)
+
+    def _watch_control(self, control: PollChannel) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if control.unsent else 0)
+        if events != self._control_events:
+            self._registry().modify(control, events)
+            self._control_events = events
+
+    def _on_control(self, control: PollChannel) -> None:
+        messages = []
+        try:
+            control.flush()
+            messages = control.receive()
+        except ChannelClosed:
+            control.ended = True
+        except BaseException:
+            if control.lost and self._process is not None:
+                self._process.kill()  # so that the next poll finds the channel's end
+            raise
+        for message in messages:
+            self._hear(message)
+        if control.ended:
+            self._template_ended()
+        else:
+            self._watch_control(control)
+
+    def _hear(self, message: object) -> None:
+        match message:
+            case Importing(module=module):
+                self._importing = module
+            case Ready(failed=failed):
+                self._ready = True
+                self._importing = None
+                self._attempts = 0
+                self._left_out.update({name: f"cannot be imported: {reason}" for name, reason in failed})
+            case Spoilt(blamed=blamed, innocent=innocent):
+                self._importing = None
+                _start_threads.update(blamed)
+                self._leave_out(blamed, innocent, "starts a thread, so that forking would not be safe")
+            case Forked(worker=number, pid=pid):
+                worker = self._workers[number]
+                worker.pid = pid
+                worker.phase = _Phase.RUNNING
+                self._hand_over(worker)
+            case Exited(worker=number, pid=pid, code=code):
+                if self._workers[number].pid == pid:
+                    died = Died(pid, code, None) if code >= 0 else Died(pid, None, -code)
+                    self._bury(self._workers[number], died)
+            case NotForked(worker=number, reason=reason):
+                self._forget(self._workers[number])
+                self._trouble = f"Worker {number} cannot be started: {reason}"
+            case Failed(reason=reason):
+                self._failure = f"Workers cannot run {self._serve}:\n{reason}"
+            case _:
+                raise PoolError(f"The template process said what nobody understands: {message!r}")
+
+    def _leave_out(self, blamed: Sequence[str], innocent: Sequence[str], reason: str) -> None:
+        """Import less beforehand next time.
+
+        Parameters
+        ----------
+        blamed
+            Modules that made trouble.
+        innocent
+            Those that were imported before it began.
+        reason
+            What the trouble is.
+        """
+        self._left_out.update(dict.fromkeys(blamed, reason))
+        if self._attempts > 1:
+            # Those that are imported later may import a culprit too: only what came before is beyond doubt.
+            doubtful = set(self._planned).difference(blamed, innocent)
+            self._left_out.update(dict.fromkeys(doubtful, f"may import a module that {reason}"))
+        logger.info("Not imported before forking: %s: %s", ", ".join(blamed), reason)
+
+    def _template_ended(self) -> None:
+        """The template is gone: its workers go with it, those that it had not begun do not."""
+        was_ready = self._ready
+        self._drop_template()
+        if not was_ready and self._importing is not None:
+            before = self._planned[: self._planned.index(self._importing)]
+            self._leave_out([self._importing], before, "ends or blocks the process that imports it")
+        waiting = False
+        for worker in self._workers:
+            if worker.phase is _Phase.DEAD:
+                continue
+            if worker.phase is _Phase.STARTING and not was_ready:
+                waiting = True
+                continue
+            worker.orphaned = True
+            self._deadlines[worker.number] = time.monotonic() + END_LIMIT
+            # If its process is not known, it may have begun all the same, and have read some of its
+            # messages: they cannot be sent anew. Without this end, the channel's end shows when it is gone.
+            self._hand_over(worker)
+            if worker.channel is not None and worker.channel.ended:
+                self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
+        if waiting and self._failure is None:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        """Start another template for workers that none has forked yet."""
+        if self._attempts >= _START_ATTEMPTS:
+            self._failure = (
+                "The template process ended again and again before it could fork a worker; "
+                "what it printed may say why"
+            )
+            return
+        self._start_template()
+        for worker in self._workers:
+            if worker.phase is _Phase.STARTING and worker.far_end is not None:
+                self._tell(Fork(worker.number), worker.far_end.fileno())
+
+    def _drop_template(self) -> None:
+        """Let go of a template that has ended, or end it."""
+        control, self._control = self._control, None
+        if control is not None:
+            if self._control_events:
+                self._registry().unregister(control)
+            self._control_events = 0
+            control.close()
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                process.wait(END_LIMIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(END_LIMIT)
+
+    def _wait_for_template(self, deadline: float) -> None:
+        """Wait for the template to end; whatever it says is of no interest any more."""
+        control = self._control
+        while control is not None and not control.ended and (left := deadline - time.monotonic()) > 0:
+            self._watch_control(control)
+            if any(key.fileobj is control for key, _ in self._registry().select(left)):
+                control.flush()
+                control.receive()
+
+    # ---- workers
+
+    def _start_worker(self, worker: _Worker) -> None:
+        near, worker.far_end = _socket_pair()
+        worker.channel = PollChannel(near)
+        worker.phase = _Phase.STARTING
+        worker.place = self._template_place
+        worker.orphaned = worker.forced = False
+        self._watch(worker, worker.channel)
+        self._tell(Fork(worker.number), worker.far_end.fileno())
+
+    def _watch(self, worker: _Worker, channel: PollChannel) -> None:
+        """Have the selector look for what can happen to a worker's channel."""
+        if channel.ended:
+            events = 0  # it would be readable for ever
+        else:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.unsent else 0)
+        if events == worker.events:
+            return
+        if not events:
+            self._registry().unregister(channel)
+        elif worker.events:
+            self._registry().modify(channel, events, worker)
+        else:
+            self._registry().register(channel, events, worker)
+        worker.events = events
+
+    def _on_worker(self, worker: _Worker, channel: PollChannel, events: int) -> None:
+        with self._losing(worker, channel):
+            if events & selectors.EVENT_WRITE:
+                channel.flush()
+            if events & selectors.EVENT_READ:
+                self._events.extend((worker.number, message) for message in channel.receive())
+        self._watch(worker, channel)
+        if channel.ended:
+            if worker.orphaned:
+                self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
+            else:
+                self._deadlines.setdefault(worker.number, time.monotonic() + END_LIMIT)
+
+    @contextlib.contextmanager
+    def _losing(self, worker: _Worker, channel: PollChannel) -> Iterator[None]:
+        """End a worker whose channel loses its place; nobody could hear of it any more."""
+        try:
+            yield
+        except BaseException as error:
+            if channel.lost and not channel.ended:
+                logger.warning("The channel to worker %d is lost: %s", worker.number, error)
+                channel.ended = True
+                self._watch(worker, channel)
+                self._force(worker)
+            if not isinstance(error, ChannelClosed):
+                raise
+
+    def _force(self, worker: _Worker) -> None:
+        """End a worker that should have ended; its last deadline begins."""
+        worker.forced = True
+        self._deadlines[worker.number] = time.monotonic() + END_LIMIT
+        if not worker.orphaned:
+            self._tell(Kill(worker.number))
+        elif worker.pid is not None:
+            # Its channel is open, so that the process exists, and the number is not another's.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+
+    def _bury(self, worker: _Worker, died: Died) -> None:
+        """Tell a worker's death, after all that it had sent."""
+        channel = worker.channel
+        try:
+            if channel is not None:
+                self._events.extend((worker.number, message) for message in channel.drain())
+        finally:
+            self._events.append((worker.number, died))
+            self._forget(worker)
+
+    def _forget(self, worker: _Worker) -> None:
+        """Let go of a worker."""
+        self._hand_over(worker)
+        self._deadlines.pop(worker.number, None)
+        channel, worker.channel = worker.channel, None
+        if channel is not None:
+            if worker.events:
+                self._registry().unregister(channel)
+            worker.events = 0
+            channel.close()
+        worker.pid = None
+        worker.phase = _Phase.DEAD
+
+    def _hand_over(self, worker: _Worker) -> None:
+        """Close the end of a worker's channel that the worker has got."""
+        far_end, worker.far_end = worker.far_end, None
+        if far_end is not None:
+            far_end.close()
+
+    # ---- waiting
+
+    def _step(self, hold: InterruptHold, timeout: float) -> None:
+        """Wait once, and deal with what happened."""
+        hold.open_window()
+        try:
+            ready = self._registry().select(timeout)
+        finally:
+            hold.close_window()
+        for key, events in ready:
+            source = key.fileobj
+            worker: _Worker | None = key.data
+            if worker is not None:
+                channel = worker.channel
+                # What came before in this list may have let go of it.
+                if channel is not None and source is channel:
+                    self._on_worker(worker, channel, events)
+            elif source is self._control:
+                self._on_control(self._control)
+            elif self._wake_ends is not None and source is self._wake_ends[0]:
+                self._wake_ends[0].recv(4096)
+                self._woken = True
+        self._check_limits()
+
+    def _time_to_next_limit(self, now: float) -> float:
+        """Count the seconds until something that is waited for has taken too long."""
+        if self._ready and not self._deadlines:
+            return math.inf
+        limits = list(self._deadlines.values())
+        if self._control is not None and not self._ready:
+            limits.append(self._start_deadline)
+        return max(min(limits) - now, 0) if limits else math.inf
+
+    def _check_limits(self) -> None:
+        if self._time_to_next_limit(now := time.monotonic()) > 0:
+            return
+        for number, deadline in list(self._deadlines.items()):
+            if deadline <= now:
+                worker = self._workers[number]
+                if worker.forced:
+                    self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
+                else:
+                    self._force(worker)
+        starting = self._process if self._control is not None and not self._ready else None
+        if starting is not None and self._start_deadline <= now:
+            # What it imports does not end: it is started again without.
+            starting.kill()
+            self._start_deadline = now + START_LIMIT
+
+    # ---- parts
+
+    def _registry(self) -> selectors.BaseSelector:
+        assert self._selector is not None
+        return self._selector
+
+    def _require_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise PoolError("The pool belongs to the process that made it, and this is another one")
+        if self._closed:
+            raise PoolError("The pool is closed")
+
+    def _raise_trouble(self) -> None:
+        trouble, self._trouble = self._trouble, None
+        if self._failure or trouble:
+            raise PoolError(self._failure or trouble)
+
+    def _here(self) -> Place:
+        """Say where to look for modules and files; the same object as long as nothing changes."""
+        try:
+            folder = os.getcwd()  # noqa: PTH109 - called for each message, and this is faster
+        except OSError:
+            folder = None  # it was removed
+        surroundings = (tuple(sys.path), folder)
+        if surroundings != self._surroundings:
+            self._surroundings = surroundings
+            self._place = Place(tuple(launch.search_path(sys.path)), folder)
+        return self._place
+
+    def _close_descriptors(self) -> None:
+        if self._selector is not None:
+            self._selector.close()
+        for end in self._wake_ends or ():
+            end.close()
+
+    def _abandon(self) -> None:
+        """In a process forked from the pool's: close what was inherited, and touch nothing else.
+
+        Not even the selector's entries, which are the same ones as the parent's. The template must
+        see its channel end when the parent does.
+        """
+        self._closed = True
+        for worker in self._workers:
+            for end in (worker.channel, worker.far_end):
+                if end is not None:
+                    end.close()
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.returncode = 0  # it is not this process's child
+        with contextlib.suppress(OSError):  # some systems do not pass on the selector's descriptor
+            self._close_descriptors()
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Make two connected sockets, none of which can be taken for standard input, output or error."""
+    near, far = socket.socketpair()
+    return _lifted(near), _lifted(far)
+
+
+def _lifted(sock: socket.socket) -> socket.socket:
+    """Move a socket above the standard descriptors, if these were closed and it got one of them."""
+    if sock.fileno() > _STDERR:
+        return sock
+    import fcntl  # noqa: PLC0415 - Windows has none, and must be able to import this module
+
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, _STDERR + 1))
+
+
+def _inherited(descriptor: int) -> int | None:
+    """Say what a child gets as its standard output or error: ours, or none if we have none."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return subprocess.DEVNULL
+    return None
+
+
+def _remember(pool: Pool) -> None:
+    """See that a pool is closed at the end of the interpreter, and left alone by forked processes."""
+    global _hooked  # noqa: PLW0603 - once in a process, for there is no way to take a fork hook back
+    if not _hooked:
+        _hooked = True
+        atexit.register(_close_all)
+        os.register_at_fork(after_in_child=_abandon_all)
+    _open_pools.add(pool)
+
+
+_hooked = False
+
+
+def _close_all() -> None:
+    for pool in list(_open_pools):
+        pool.close()
+
+
+def _abandon_all() -> None:
+    for pool in list(_open_pools):
+        pool._abandon()  # noqa: SLF001 - the same module
+    _open_pools.clear()
