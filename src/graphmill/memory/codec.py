@@ -34,7 +34,7 @@ from graphmill.memory.arrays import (
     span_of,
 )
 from graphmill.memory.blame import blame
-from graphmill.memory.reducers import PROTOCOL, Buffers, Pickler
+from graphmill.memory.reducers import PROTOCOL, Buffers, Pickler, Sink
 
 R = TypeVar("R")
 
@@ -62,6 +62,7 @@ def encode(
     *,
     threshold: int = THRESHOLD,
     name: str = "value",
+    pickler: Callable[[Sink, Buffers], Pickler] = Pickler,
 ) -> tuple[bytes, list[R]]:
     """Take a value apart.
 
@@ -79,6 +80,8 @@ def encode(
         Bytes from which on a buffer is placed, at least 1; smaller ones stay in the payload.
     name
         What errors call the value.
+    pickler
+        Makes the pickler, where the value is not simple enough to do without one.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def encode(
     EncodeError
         If some part of the value cannot be pickled; the message names it.
     """
-    payload, buffers = _take_apart(value, threshold, name)
+    payload, buffers = _take_apart(value, threshold, name, pickler)
     refs = [place(memory, owner) for memory, owner in buffers]
     if len(payload) >= max(threshold, PAYLOAD_LIMIT):
         refs.append(place(np.frombuffer(payload, np.uint8), payload))
@@ -129,7 +132,9 @@ def decode(payload: Any, buffers: Sequence[Any] = ()) -> Any:
         raise DecodeError(f"A value cannot be rebuilt in this process: {name}: {error}") from error
 
 
-def _take_apart(value: Any, threshold: int, name: str) -> tuple[bytes, list[tuple[Bytes, object]]]:
+def _take_apart(
+    value: Any, threshold: int, name: str, pickler: Callable[[Sink, Buffers], Pickler]
+) -> tuple[bytes, list[tuple[Bytes, object]]]:
     kind = type(value)
     if kind is np.ndarray and is_plain(value.dtype):
         return _take_array_apart(value, threshold)
@@ -140,7 +145,7 @@ def _take_apart(value: Any, threshold: int, name: str) -> tuple[bytes, list[tupl
     sink = io.BytesIO()
     buffers = Buffers(threshold)
     try:
-        Pickler(sink, buffers).dump(value)
+        pickler(sink, buffers).dump(value)
     except MemoryError:
         raise
     except Exception as error:
