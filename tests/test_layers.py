@@ -26,7 +26,9 @@ LAYERS = (
     ("graph",),
     ("order",),
     ("scheduler",),
-    ("config", "callbacks", "local"),
+    ("config", "callbacks", "collector", "release_log"),
+    ("apply", "loop"),
+    ("local",),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
@@ -209,7 +211,8 @@ def test_checker_accepts_a_good_package():
         ("errors.py", "from graphmill.graph import Graph", "graphmill.graph, which stands above"),
         ("graph/model.py", "from . import Graph", "import cycle: "),
         ("graph/model.py", "from graphmill.gone import x", "graphmill.gone, which does not exist"),
-        ("config.py", "from graphmill import local", None),
+        ("config.py", "from graphmill import local", "graphmill.local, which stands above"),
+        ("types.py", "from graphmill import errors", None),
         ("stray.py", "", "graphmill.stray has no layer"),
     ],
 )
