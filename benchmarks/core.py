@@ -23,8 +23,9 @@ import dask.array
 import dask.local
 
 from benchmarks.families import capture
+from graphmill.collector import collector_paused
 from graphmill.graph import read_graph
-from graphmill.local import collector_paused, get_sync
+from graphmill.local import get_sync
 from graphmill.order import order_graph
 from graphmill.scheduler import Options, Scheduler
 from graphmill.scheduler.events import Command, Run, SlotsChanged, TaskFinished

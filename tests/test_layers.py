@@ -27,8 +27,11 @@ LAYERS = (
     ("order",),
     ("scheduler",),
     ("memory", "tracebacks"),
-    ("config", "callbacks", "local"),
     ("workers",),
+    ("config", "callbacks", "collector", "release_log"),
+    ("apply", "loop"),
+    ("local",),
+    ("engine",),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
@@ -225,7 +228,8 @@ def test_checker_accepts_a_good_package():
         ("errors.py", "from graphmill.graph import Graph", "graphmill.graph, which stands above"),
         ("graph/model.py", "from . import Graph", "import cycle: "),
         ("graph/model.py", "from graphmill.gone import x", "graphmill.gone, which does not exist"),
-        ("config.py", "from graphmill import local", None),
+        ("config.py", "from graphmill import local", "graphmill.local, which stands above"),
+        ("types.py", "from graphmill import errors", None),
         ("stray.py", "", "graphmill.stray has no layer"),
         ("memory/arena.py", "from multiprocessing.shared_memory import SharedMemory", None),
         ("local.py", "import multiprocessing.shared_memory", "which only graphmill.memory.arena may"),

@@ -32,6 +32,8 @@ class TaskFinished:
     value: Any = None
     #: The size of the result in bytes, where the driver knows it.
     nbytes: int | None = None
+    #: Who ran it, for callbacks.
+    worker: Any = None
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -42,6 +44,8 @@ class TaskFailed:
     key: Key
     #: What it raised.
     error: BaseException
+    #: Where it was raised, as far as the driver knows.
+    traceback: Any = None
 
 
 @dataclass(slots=True, unsafe_hash=True)
