@@ -4,10 +4,26 @@ Only public names live here. Importing the package starts nothing, changes nothi
 neither Dask nor NumPy.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from graphmill import graph, local, order
 
-__all__ = ["__version__", "graph", "local", "order"]
+if TYPE_CHECKING:
+    from graphmill.engine import Engine, get
+
+__all__ = ["Engine", "__version__", "get", "graph", "local", "order"]
 
 #: The one place where the version is written: the build reads it from here, and reading it costs
 #: no look-up of the installed metadata.
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # The engine needs NumPy, which programs that only read graphs need not load.
+    if name in ("Engine", "get"):
+        from graphmill import engine  # noqa: PLC0415 - see above
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,10 @@
     ├── DecodeError                   a value that was sent cannot be rebuilt
     ├── ArenaFull                     shared memory, or the disk behind it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
-    │   └── RemoteError               a task raised an exception that cannot be sent
+    │   ├── RemoteError               a task raised an exception that cannot be sent
+    │   └── WorkerDied                the workers that ran a task died, time and again
+    ├── EngineClosed                  an engine was used after its end
+    ├── StaysError                    a task needs what only the caller's process has; caught by the engine
     ├── PoolError                     worker processes cannot be started or used
     │   ├── ChannelClosed             the process at the other end of a channel is gone
     │   └── UnsupportedPlatform(NotImplementedError)  there is no shared-memory pool on this system
@@ -98,6 +101,18 @@ class ChannelClosed(PoolError):
 
 class UnsupportedPlatform(PoolError, NotImplementedError):
     """There is no shared-memory pool on this system."""
+
+
+class WorkerDied(WorkerError):
+    """The workers that ran a task died: the system, or the task itself, ended them."""
+
+
+class EngineClosed(GraphmillError):
+    """An engine was used after its end, or by another process than the one that made it."""
+
+
+class StaysError(GraphmillError):
+    """A task needs something that only the caller's process has: it is run there."""
 
 
 class InvalidTransition(GraphmillError):

@@ -1,0 +1,430 @@
+"""The engine: worker processes, shared memory, and any number of runs at a time.
+
+The only place where processes, memory and scheduling are wired together. Several threads may call `get` at
+once; whichever of them has nothing else to do looks after the workers for all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from pathlib import Path
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakSet
+
+import psutil
+
+from graphmill import config
+from graphmill.engine.blocks import PARENT, Blocks
+from graphmill.engine.crew import Crew
+from graphmill.engine.run import Run
+from graphmill.engine.shipping import Numbers
+from graphmill.errors import EngineClosed
+from graphmill.graph import flatten
+from graphmill.loop import Settings, nested_get, reraise, run_graph
+from graphmill.memory.arena import fitting_size, shared_memory_room
+from graphmill.memory.block import Encoded
+from graphmill.memory.codec import decode
+from graphmill.memory.heap import Heap
+from graphmill.memory.lease import Reader
+from graphmill.memory.leftovers import OwnedFolder, remove_leftovers
+from graphmill.workers.pool import Pool
+
+logger = logging.getLogger("graphmill")
+
+#: Seconds that tasks have to stop after Ctrl-C before their worker is ended.
+STOP_LIMIT = 0.7
+#: Seconds that a killed worker may take to be gone.
+KILL_LIMIT = 5.0
+#: Longest time between two looks at what else might have happened, in seconds.
+PULSE = 1.0
+#: Below so many bytes of shared memory, arenas are in files instead.
+LEAST_SHARED_MEMORY = 1 << 30
+#: Bytes of idle pages that are kept per worker by default, so that blocks are quickly used again.
+WARM_PER_WORKER = 64 << 20
+
+
+class Engine:
+    """Worker processes that share memory, to run graphs on.
+
+    Parameters
+    ----------
+    num_workers : int, optional
+        How many; by default as many as there are CPUs for this process.
+    warm_limit : int, optional
+        How many bytes of memory that nobody needs are kept at hand, as their next use is then ten times
+        faster. 0 gives each page back to the system at the moment of release.
+    folder : path, optional
+        Where files are that stand in for shared memory where there is too little; by default the system's
+        folder for temporary files.
+
+    Raises
+    ------
+    UnsupportedPlatform
+        On Windows, where `graphmill.local.get_sync` and `get_async` work.
+
+    Examples
+    --------
+    >>> from operator import add
+    >>> with Engine(num_workers=2) as engine:  # doctest: +SKIP
+    ...     engine.get({"x": 1, "y": (add, "x", 2)}, "y")
+    3
+    """
+
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        *,
+        warm_limit: int | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if num_workers is None:
+            num_workers = config.get("num_workers", available_cpus())
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        self.num_workers = num_workers
+        limit = WARM_PER_WORKER * num_workers if warm_limit is None else warm_limit
+        if limit < 0:
+            raise ValueError(f"warm_limit must be at least 0, got {limit}")
+        self._warm_limit = limit
+        self._base = Path(folder) if folder is not None else Path(tempfile.gettempdir())
+        self._condition = threading.Condition(threading.RLock())
+        #: Whether some thread waits for what the pool has to tell.
+        self._polling = False
+        #: How many threads want the pool.
+        self._wanting = 0
+        self._started = False
+        self._closed = False
+        #: The process that it belongs to.
+        self.pid = os.getpid()
+        #: How many runs go on, and whether it is closed once there are none.
+        self._runs = 0
+        self._retired = False
+        self.numbers = Numbers()
+        self.pool = Pool(num_workers, serve="graphmill.workers.worker:serve")
+        self.blocks: Blocks
+        self.crew: Crew
+        self.heap: Heap
+        self._reader: Reader
+        self._folder: OwnedFolder
+
+    # ---- life
+
+    def _start(self) -> None:
+        """Make folders and arenas, and start workers, unless that is done."""
+        with self._condition:
+            if self._closed:
+                raise EngineClosed("The engine is closed: make another one")
+            if os.getpid() != self.pid:
+                raise EngineClosed("The engine belongs to the process that this one was forked from")
+            if self._started:
+                return
+            _closed_at_exit(self)
+            remove_leftovers(self._base)
+            self._folder = OwnedFolder(self._base)
+            self.pool.guard(self._folder.path)
+            self.pool.start()
+            in_files = self._lacks_shared_memory()
+            self.blocks = Blocks(self._warm_limit, self._forget_arena)
+            size = fitting_size(psutil.virtual_memory().total, 3 * self.num_workers + 2)
+            self.crew = Crew(
+                self.pool,
+                self.blocks,
+                arena_size=size,
+                folder=self._folder.path,
+                in_files=in_files,
+                warm_limit=self._warm_limit // self.num_workers,
+            )
+            own = self.crew.new_arena(in_file=False)
+            overflow = None if in_files else self.crew.new_arena(in_file=True)
+            self.heap = Heap(own, overflow)
+            for arena in (own, overflow):
+                if arena is not None:
+                    self.blocks.add_arena(arena, self.heap.give_back)
+            self._reader = Reader(self.crew.arenas)
+            self._started = True
+
+    def _lacks_shared_memory(self) -> bool:
+        room = shared_memory_room()
+        if room is None or room >= LEAST_SHARED_MEMORY:
+            return False
+        logger.warning(
+            "There are only %d MB of shared memory here: blocks are kept in files in %s instead. "
+            "In a container, more can be had with --shm-size.",
+            room >> 20,
+            self._folder.path,
+        )
+        return True
+
+    def _forget_arena(self, number: int) -> None:
+        self.crew.forget_arena(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and let go of all memory; may be called again.
+
+        Results that were given stay valid.
+        """
+        with self._condition:
+            if self._closed:
+                return
+            self._closed = True
+            if os.getpid() != self.pid:
+                return
+            self.pool.wake()
+            deadline = time.monotonic() + PULSE
+            while self._polling and time.monotonic() < deadline:
+                self._condition.wait(0.1)
+            self.pool.close()
+            if self._started:
+                self._reader.close()
+                self.blocks.close()
+                self.crew.close()
+                self._folder.close()
+            self._condition.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def retire(self) -> None:
+        """Close it once no graph runs on it."""
+        with self._condition:
+            self._retired = True
+            if not self._runs:
+                self.close()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._condition:
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._runs -= 1
+                if self._retired and not self._runs:
+                    self.close()
+
+    # ---- running graphs
+
+    def get(
+        self,
+        dsk: Any,
+        keys: Any,
+        num_workers: int | None = None,
+        *,
+        cache: MutableMapping[Any, Any] | None = None,
+        callbacks: Any = None,
+        rerun_exceptions_locally: bool | None = None,
+        raise_exception: Callable[..., Any] = reraise,
+        **kwargs: Any,  # noqa: ARG002 - meant for other schedulers
+    ) -> Any:
+        """Compute keys of a graph.
+
+        Parameters
+        ----------
+        dsk
+            A graph of any dialect: a mapping, or an expression with ``__dask_graph__()``.
+        keys
+            A key, or nested lists of keys.
+        num_workers
+            At most so many tasks at once; by default as many as there are workers.
+        cache
+            Values that are there already; results are added to it.
+        callbacks
+            One callback, or several, instead of those that are registered.
+        rerun_exceptions_locally
+            Run a task that has failed again in this process, for a debugger.
+        raise_exception
+            ``raise_exception(exception, traceback)``: raises what a task raised.
+        **kwargs
+            Ignored: arguments meant for other schedulers.
+
+        Returns
+        -------
+        object
+            The value of `keys`; for lists of keys, tuples of values.
+
+        Raises
+        ------
+        CycleError, MissingKeyError, MissingDependencyError
+            If the graph cannot be run.
+        WorkerDied
+            If the workers that ran a task died, three times over.
+        """
+        if num_workers is not None and num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        if rerun_exceptions_locally is None:
+            rerun_exceptions_locally = config.get("rerun_exceptions_locally", False)
+        settings = Settings(
+            callbacks=callbacks,
+            rerun_locally=rerun_exceptions_locally,
+            raise_exception=raise_exception,
+            logger=logger,
+        )
+        with self._in_use():
+            return self._run(dsk, keys, min(num_workers or self.num_workers, self.num_workers), cache, settings)
+
+    def _run(
+        self, dsk: Any, keys: Any, limit: int, cache: MutableMapping[Any, Any] | None, settings: Settings
+    ) -> Any:
+        self._start()
+        run = Run(self, limit)
+        values: dict[Any, Any] = dict(cache or {})
+        try:
+            run_graph(dsk, keys, run, values, replace(settings, plan=run.plan))
+            results = _Results(run, values)
+            nested = nested_get(keys, results)
+            if cache is not None:
+                cache.update((key, results[key]) for key in flatten([keys]))
+            return nested
+        finally:
+            run.close()
+            self.look_after(())
+
+    # ---- what runs need
+
+    @contextlib.contextmanager
+    def access(self) -> Iterator[None]:
+        """Have workers, blocks and memory for oneself."""
+        condition = self._condition
+        with condition:
+            self._wanting += 1
+            try:
+                while self._polling:
+                    self.pool.wake()
+                    condition.wait(PULSE)
+                if self._closed:
+                    raise EngineClosed("The engine was closed while a graph ran")
+                yield
+            finally:
+                self._wanting -= 1
+                if not self._wanting:
+                    condition.notify_all()
+
+    def wait(self, run: Run) -> None:
+        """Wait until something has happened to a run; look after all others meanwhile."""
+        with self._condition:
+            while not run.inbox and not run._here:
+                self._turn(PULSE)
+
+    def look(self, run: Run) -> None:  # noqa: ARG002 - all runs are looked after
+        """Take in what has happened, without waiting."""
+        with self._condition:
+            if not self._polling:
+                self._turn(0)
+
+    def _turn(self, timeout: float) -> None:
+        """Wait for what the pool tells, or for the thread that does."""
+        if self._closed:
+            raise EngineClosed("The engine was closed while a graph ran")
+        if self._polling or self._wanting:
+            self._condition.wait(PULSE)
+            return
+        self._polling = True
+        self._condition.release()
+        try:
+            events = self.pool.poll(timeout)
+        finally:
+            self._condition.acquire()
+            self._polling = False
+            self._condition.notify_all()
+        if self._closed:
+            raise EngineClosed("The engine was closed while a graph ran")
+        self.crew.take_in(events)
+        if events:
+            self.crew.flush()
+
+    def stop(self, run: Run) -> None:
+        """Stop the tasks of a run, by force if they do not let themselves be stopped."""
+        if self._closed or not self._started:
+            return
+        with self.access():
+            self.crew.cancel(run)
+        deadline = time.monotonic() + STOP_LIMIT
+        with self._condition:
+            while (busy := self.crew.busy_with(run)) and (left := deadline - time.monotonic()) > 0:
+                self._turn(left)
+        if not busy:
+            return
+        with self.access():
+            for worker in busy:
+                self.crew.kill(worker)
+        deadline = time.monotonic() + KILL_LIMIT
+        with self._condition:
+            while self.crew.busy_with(run) and (left := deadline - time.monotonic()) > 0:
+                self._turn(left)
+
+    def read(self, value: Encoded) -> Any:
+        """Make the value that an encoded one stands for, over the blocks that it lies in."""
+        with self.access():
+            buffers = [self._reader.view(extent) for extent in value.extents]
+            for extent in value.extents:
+                self.blocks.pin(extent.id, PARENT)
+        return decode(value.payload, buffers)
+
+    def look_after(self, values: Iterable[Any]) -> None:
+        """Forget changes to values that were read, and blocks that nobody in this process looks at."""
+        with self.access():
+            for value in values:
+                if isinstance(value, Encoded):
+                    for extent in value.extents:
+                        self._reader.drop_dirty(extent.id)
+            alive = self._reader.alive()
+            for block in self.blocks.pinned_by(PARENT):
+                if block not in alive:
+                    self.blocks.unpin(block, PARENT)
+
+
+class _Results:
+    """Makes values of what a run has left in its cache, each once."""
+
+    def __init__(self, run: Run, left: dict[Any, Any]) -> None:
+        self._run = run
+        self._left = left
+        self._made: dict[Any, Any] = {}
+
+    def __getitem__(self, key: Any) -> Any:
+        if key not in self._made:
+            self._made[key] = self._run.value_of(self._left[key])
+        return self._made[key]
+
+
+def available_cpus() -> int:
+    """Count the CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+#: Engines to be closed when the program ends.
+_engines: WeakSet[Engine] = WeakSet()
+
+
+def _closed_at_exit(engine: Engine) -> None:
+    if not _engines:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+    _engines.add(engine)
+
+
+def _close_all() -> None:
+    for engine in list(_engines):
+        engine.close()

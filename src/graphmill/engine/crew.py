@@ -1,0 +1,320 @@
+"""The workers of an engine: what each has to do, what it knows, and what is sent to it next.
+
+Turns jobs of any number of runs into messages, and what workers say into calls of the run that a job belongs
+to. A worker that dies is replaced; its finished blocks stay where they are.
+
+Knows the pool, arenas and blocks. Must not know graphs, nor how a run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from graphmill.engine.blocks import Blocks
+from graphmill.memory.arena import Arena
+from graphmill.memory.block import BlockId, Extent
+from graphmill.workers.messages import Died
+from graphmill.workers.pool import Pool
+from graphmill.workers.work import Begin, Freed, Job, Report, Shipped, Work
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a task of unknown kind is taken to last, until one of its kind has ended.
+UNKNOWN = 0.01
+
+
+class Client(Protocol):
+    """A run, as far as workers matter to it."""
+
+    def on_report(self, flight: Flight, report: Report, worker: int) -> None:
+        """Take in what became of a job."""
+
+    def on_lost(self, flight: Flight, died: Died) -> None:
+        """Take in that a worker died while it ran a job."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A job that was given to a worker, or waits for one."""
+
+    #: The run that it belongs to.
+    client: Client
+    job: Job
+    #: Functions that the worker must have.
+    functions: tuple[int, ...]
+    #: What functions are packed as, by number.
+    packed: dict[int, Shipped]
+    #: What tasks of its kind have in common.
+    kind: Any
+    #: What the run wants to know again.
+    about: Any
+    #: Seconds that it is expected to take.
+    expected: float = UNKNOWN
+
+    def extents(self) -> Iterator[Extent]:
+        """Give all that the worker reads."""
+        yield from self.job.node.extents
+        for _, value in self.job.inputs:
+            yield from value.extents
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A worker's place."""
+
+    #: Its number, from 0.
+    number: int
+    #: The arena of the process that has the place, and that in a file; None while nobody has.
+    own: int | None = None
+    overflow: int | None = None
+    #: The arenas that it knows.
+    arenas: set[int] = field(default_factory=set)
+    #: The functions that it has.
+    functions: set[int] = field(default_factory=set)
+    #: What it is to be told next.
+    freed: list[Freed] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    jobs: list[Flight] = field(default_factory=list)
+    #: What it has been given and has not reported, by number, in the order in which it runs them.
+    flights: dict[int, Flight] = field(default_factory=dict)
+    #: Seconds that those are expected to take.
+    load: float = 0.0
+
+
+class Crew:
+    """The workers of one engine.
+
+    Parameters
+    ----------
+    pool
+        The processes.
+    blocks
+        Counts who needs which block.
+    arena_size
+        The address space of each arena, in bytes.
+    folder
+        For arenas in files, and for locks.
+    in_files
+        Whether all arenas are in files, for want of shared memory.
+    warm_limit
+        How many bytes of idle pages each worker may keep.
+
+    Notes
+    -----
+    For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        blocks: Blocks,
+        *,
+        arena_size: int,
+        folder: Path,
+        in_files: bool,
+        warm_limit: int,
+    ) -> None:
+        self._pool = pool
+        self._blocks = blocks
+        self._arena_size = arena_size
+        self._folder = folder
+        self._in_files = in_files
+        self._warm_limit = warm_limit
+        self._seats = [_Seat(number) for number in range(pool.num_workers)]
+        self._arenas: dict[int, Arena] = {}
+        self._next_arena = 0
+        #: Which seat an arena belongs to.
+        self._owner: dict[int, _Seat] = {}
+        #: How long a task of each kind takes, in seconds, on average.
+        self._seconds: dict[Any, float] = {}
+
+    # ---- arenas
+
+    def new_arena(self, *, in_file: bool) -> Arena:
+        """Make an arena that workers get to know before they need it."""
+        number = self._next_arena
+        self._next_arena += 1
+        arena = Arena.create(number, self._arena_size, self._folder if in_file or self._in_files else None)
+        self._arenas[number] = arena
+        return arena
+
+    @property
+    def arenas(self) -> dict[int, Arena]:
+        """All arenas, by number; it grows and shrinks."""
+        return self._arenas
+
+    def forget_arena(self, number: int) -> None:
+        """Know an arena no more that has been closed."""
+        self._arenas.pop(number, None)
+
+    def _occupy(self, seat: _Seat) -> None:
+        """Give a worker process what it needs to begin."""
+        own = self.new_arena(in_file=False)
+        overflow = None if self._in_files else self.new_arena(in_file=True)
+        for arena in (own, overflow):
+            if arena is not None:
+                self._owner[arena.number] = seat
+                self._blocks.add_arena(arena, self._give_back)
+        seat.own = own.number
+        seat.overflow = None if overflow is None else overflow.number
+        seat.arenas, seat.functions = set(), set()
+        begin = Begin(seat.own, seat.overflow, self._warm_limit, str(self._folder))
+        self._pool.send(seat.number, begin)
+
+    def _give_back(self, block: BlockId, length: int, warm: bool) -> None:
+        self._owner[block.arena].freed.append(Freed(block, length, warm))
+
+    # ---- jobs
+
+    def submit(self, flight: Flight) -> None:
+        """Give a job to the worker that will be free first."""
+        flight.expected = self._seconds.get(flight.kind, UNKNOWN)
+        seat = min(self._seats, key=lambda seat: (seat.load, len(seat.flights)))
+        self._give(seat, flight)
+
+    def _give(self, seat: _Seat, flight: Flight) -> None:
+        self._blocks.hold(flight.extents())
+        seat.flights[flight.job.number] = flight
+        seat.load += flight.expected
+        seat.jobs.append(flight)
+
+    def flush(self) -> None:
+        """Send on what workers are to be told."""
+        for seat in self._seats:
+            if seat.jobs or seat.cancelled:
+                self._send(seat)
+
+    def _send(self, seat: _Seat) -> None:
+        if seat.own is None:
+            self._occupy(seat)
+        known = set(self._arenas)
+        functions: dict[int, Shipped] = {}
+        for flight in seat.jobs:
+            for number in flight.functions:
+                if number not in seat.functions:
+                    functions[number] = flight.packed[number]
+        work = Work(
+            arenas=tuple([self._arenas[number].handle for number in sorted(known - seat.arenas)]),
+            closed=tuple(sorted(seat.arenas - known)),
+            freed=tuple(seat.freed),
+            functions=tuple(functions.items()),
+            forgotten=tuple(seat.forgotten),
+            cancelled=tuple(seat.cancelled),
+            jobs=tuple([flight.job for flight in seat.jobs]),
+        )
+        seat.arenas = known
+        seat.functions.update(functions)
+        for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
+            told.clear()
+        self._pool.send(seat.number, work)
+
+    def forget_functions(self, numbers: Iterable[int]) -> None:
+        """Have workers let go of functions, when they are next told anything."""
+        gone = set(numbers)
+        for seat in self._seats:
+            had = seat.functions & gone
+            seat.functions -= had
+            seat.forgotten.extend(sorted(had))
+
+    def seconds(self, kind: Any) -> float | None:
+        """Get how long tasks of a kind take on average; None if none has ended."""
+        return self._seconds.get(kind)
+
+    # ---- what workers say
+
+    def take_in(self, events: Iterable[tuple[int, Any]]) -> None:
+        """Pass on what the pool told."""
+        for number, message in events:
+            seat = self._seats[number]
+            if type(message) is Report:
+                self._on_report(seat, message)
+            elif type(message) is Died:
+                self._on_died(seat, message)
+
+    def _on_report(self, seat: _Seat, report: Report) -> None:
+        flight = seat.flights.pop(report.number)
+        seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
+        for value in (report.result, report.writes):
+            if value is not None:
+                self._blocks.hold(value.extents)
+        for block in report.pinned:
+            self._blocks.pin(block, seat.number)
+        if report.result is not None:
+            before = self._seconds.get(flight.kind)
+            took = report.seconds
+            self._seconds[flight.kind] = took if before is None else 0.75 * before + 0.25 * took
+        flight.client.on_report(flight, report, seat.number)
+        self._blocks.drop(flight.extents())
+        for block in report.unpinned:
+            self._blocks.unpin(block, seat.number)
+
+    def _on_died(self, seat: _Seat, died: Died) -> None:
+        logger.warning("worker %d has died (%s); another takes its place", seat.number, describe(died))
+        flights = list(seat.flights.values())
+        begun = bool(flights) and flights[0] not in seat.jobs
+        for block in self._blocks.pinned_by(seat.number):
+            self._blocks.unpin(block, seat.number)
+        for number in (seat.own, seat.overflow):
+            if number is not None:
+                del self._owner[number]
+                self._blocks.retire(number)
+        for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
+            told.clear()
+        seat.own = seat.overflow = None
+        seat.flights = {}
+        seat.load = 0.0
+        self._pool.restart(seat.number)
+        for at, flight in enumerate(flights):
+            # Workers run jobs in the order in which they get them: only the first had begun.
+            if at == 0 and begun:
+                flight.client.on_lost(flight, died)
+            else:
+                self.submit(flight)
+            self._blocks.drop(flight.extents())
+
+    # ---- an end before time
+
+    def cancel(self, client: Client) -> None:
+        """Have workers leave out the jobs of a run, and stop those that they are running."""
+        for seat in self._seats:
+            mine = [number for number, flight in seat.flights.items() if flight.client is client]
+            unsent = {flight.job.number for flight in seat.jobs}
+            for number in mine:
+                if number in unsent:
+                    flight = seat.flights.pop(number)
+                    seat.jobs.remove(flight)
+                    self._blocks.drop(flight.extents())
+                else:
+                    seat.cancelled.append(number)
+                    self._pool.interrupt(seat.number, number)
+            if not seat.flights:
+                seat.load = 0.0
+        self.flush()
+
+    def busy_with(self, client: Client) -> list[int]:
+        """List the workers that have jobs of a run."""
+        return [
+            seat.number
+            for seat in self._seats
+            if any(flight.client is client for flight in seat.flights.values())
+        ]
+
+    def kill(self, worker: int) -> None:
+        """End a worker that does not let itself be stopped."""
+        self._pool.kill(worker)
+
+    def close(self) -> None:
+        """Let go of arenas, whoever needs what lies in them."""
+        self._arenas.clear()
+
+
+def describe(died: Died) -> str:
+    """Say how a worker ended."""
+    if died.signal is not None:
+        return f"process {died.pid}, killed by signal {died.signal}"
+    return f"process {died.pid}, exit code {died.exitcode}"

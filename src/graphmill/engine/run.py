@@ -1,0 +1,300 @@
+"""One call of `get`: the run loop's executor on the workers of an engine.
+
+What stands for a value in the run's cache is an `Encoded`, whose blocks are held until the scheduler releases
+it; or the value itself, where the graph or a task in this process had it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graphmill.engine.crew import Flight, describe
+from graphmill.engine.shipping import Shipper
+from graphmill.engine.staying import find_targets, stays
+from graphmill.errors import EncodeError, WorkerDied
+from graphmill.graph import Graph
+from graphmill.loop import News, Plan
+from graphmill.memory.block import Encoded
+from graphmill.memory.codec import decode
+from graphmill.order import order_graph
+from graphmill.scheduler import Options, Selection
+from graphmill.scheduler.events import SlotsChanged, TaskFailed, TaskFinished, TaskLost
+from graphmill.tracebacks import decode_exception
+from graphmill.types import Key, Node
+from graphmill.workers import shipped
+from graphmill.workers.messages import Died
+from graphmill.workers.warned import warn_again
+from graphmill.workers.work import Job, Report, Shipped
+
+if TYPE_CHECKING:
+    from graphmill.engine.core import Engine
+
+logger = logging.getLogger("graphmill")
+
+#: How often a task is run again whose worker died.
+LOST_RETRIES = 2
+#: Seconds of work that each worker is given ahead, so that it need not wait for the next message.
+AHEAD = 0.002
+#: Most tasks that a worker is given ahead.
+MOST_AHEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A task that the scheduler wants to be run."""
+
+    key: Key
+    node: Node
+    values: dict[Key, Any]
+
+
+class Run:
+    """Runs the tasks of one graph.
+
+    Parameters
+    ----------
+    engine
+        Whose workers run them.
+    limit
+        How many tasks may run at once.
+    """
+
+    def __init__(self, engine: Engine, limit: int) -> None:
+        self._engine = engine
+        self._limit = limit
+        self._graph = Graph()
+        self._results: Collection[Key] = ()
+        self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
+        self._submitted: list[_Task] = []
+        #: Tasks to be run in this process.
+        self._here: deque[_Task] = deque()
+        #: What has happened and was not told yet.
+        self.inbox: list[News] = []
+        #: Values of the graph that workers were sent, by key; None for those that cannot be.
+        self._data: dict[Key, tuple[Encoded, tuple[int, ...]] | None] = {}
+        self._targets: list[int] = []
+        #: Values that tasks gave, which hold blocks.
+        self._held: dict[int, Encoded] = {}
+        #: Warnings that were given already.
+        self._warned: dict[Any, Any] = {}
+        self._ahead = 1
+        self._mean = 0.0
+        #: Whether it was said that tasks run in this process.
+        self._said = False
+
+    # ---- the executor that the run loop knows
+
+    @property
+    def slots(self) -> int:
+        """How many tasks may be under way."""
+        return self._limit * self._ahead
+
+    def plan(self, graph: Graph, results: Collection[Key]) -> Plan:
+        """Order a graph, and find what must stay in this process."""
+        self._graph, self._results = graph, results
+        targets, locks = find_targets(graph)
+        for target in targets:
+            number = self._engine.numbers.next()
+            shipped.add_target(number, target)
+            self._targets.append(number)
+            self._shipper.stand_ins[id(target)] = shipped.target, (number,)
+        for lock in locks:
+            self._shipper.stand_ins[id(lock)] = bool, (False,)
+        priorities = order_graph(graph, results=results).priorities
+        options = Options(Selection.PRIORITY, lost_retries=LOST_RETRIES)
+        return Plan(priorities.__getitem__, options)
+
+    def submit(self, key: Key, task: Node, values: dict[Key, Any]) -> None:
+        """Take on a task."""
+        self._submitted.append(_Task(key, task, values))
+
+    def release(self, key: Key, value: Any) -> None:
+        """Let go of a value."""
+        with self._engine.access():
+            self._release(key, value)
+
+    def _release(self, key: Key, value: Any) -> None:
+        if id(value) in self._held:
+            del self._held[id(value)]
+            self._engine.blocks.drop(value.extents)
+        shipped_data = self._data.pop(key, None)
+        if shipped_data is not None:
+            self._shipper.forget(shipped_data[0])
+
+    def flush(self) -> None:
+        """Give workers what was submitted."""
+        if not self._submitted:
+            return
+        submitted, self._submitted = self._submitted, []
+        with self._engine.access():
+            for task in submitted:
+                self._begin(task)
+            self._engine.crew.flush()
+
+    def wait(self) -> Sequence[News]:
+        """Wait until something has happened."""
+        if self._here:
+            if not self.inbox:
+                self._engine.look(self)
+            self._run_here(self._here.popleft())
+        elif not self.inbox:
+            self._engine.wait(self)
+        told, self.inbox = self.inbox, []
+        if self._adapt():
+            told.append(SlotsChanged(self.slots))
+        return told
+
+    def value_of(self, value: Any) -> Any:
+        """Make the value that is meant."""
+        return self._engine.read(value) if id(value) in self._held else value
+
+    def cancel(self) -> None:
+        """Stop what runs."""
+        self._submitted.clear()
+        self._here.clear()
+        self._engine.stop(self)
+
+    # ---- beginning tasks
+
+    def _begin(self, task: _Task) -> None:
+        key, values = task.key, task.values
+        if key in self._graph.aliases:
+            value = values[self._graph.aliases[key]]
+            if id(value) in self._held:
+                value = self._hold(Encoded(value.payload, value.extents, value.nbytes))
+            self.inbox.append(TaskFinished(key, value))
+            return
+        if stays(key, task.node, self._graph, self._results):
+            self._here.append(task)
+            return
+        try:
+            flight = self._prepare(task)
+        except EncodeError as error:
+            self._keep_here(task, error)
+        else:
+            self._engine.crew.submit(flight)
+
+    def _keep_here(self, task: _Task, why: BaseException) -> None:
+        level = logging.DEBUG if self._said else logging.WARNING
+        self._said = True
+        logger.log(level, "the task %r runs in this process, as do others like it: %s", task.key, why)
+        self._here.append(task)
+
+    def _prepare(self, task: _Task) -> Flight:
+        node, functions = self._shipper.ship(task.node, f"the task {task.key!r}")
+        inputs = []
+        for key, value in task.values.items():
+            if id(value) in self._held:
+                inputs.append((key, Shipped(value.payload, value.extents)))
+            else:
+                encoded, more = self._ship_data(key, value)
+                inputs.append((key, Shipped(encoded.payload, encoded.extents)))
+                functions += more
+        number = self._engine.numbers.next()
+        job = Job(number, Shipped(node.payload, node.extents), tuple(inputs))
+        return Flight(self, job, functions, self._shipper.packed, kind_of(task.key), (task, node))
+
+    def _ship_data(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
+        """Pack a value that is in this process, once for all tasks that need it."""
+        found = self._data.get(key)
+        if found is None:
+            found = self._data[key] = self._shipper.ship(value, f"the value of {key!r}")
+        return found
+
+    def _hold(self, value: Encoded) -> Encoded:
+        self._held[id(value)] = value
+        self._engine.blocks.hold(value.extents)
+        return value
+
+    # ---- the ends of tasks
+
+    def on_report(self, flight: Flight, report: Report, worker: int) -> None:
+        """Take in what became of a job."""
+        task, node = flight.about
+        self._shipper.forget(node)
+        warn_again(report.warned, self._warned)
+        if report.result is not None:
+            value = self._hold(Encoded.of(report.result.payload, report.result.extents))
+            self._engine.blocks.drop(report.result.extents)
+            if report.writes is not None:
+                self._write(report.writes)
+                self._engine.blocks.drop(report.writes.extents)
+            self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
+            self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
+        elif report.error is None:
+            pass  # cancelled: nobody waits for it
+        elif report.stays:
+            self._keep_here(task, decode_exception(report.error))
+        else:
+            error = decode_exception(report.error)
+            self.inbox.append(TaskFailed(task.key, error, traceback=error.__traceback__))
+
+    def on_lost(self, flight: Flight, died: Died) -> None:
+        """Take in that a worker died while it ran a job."""
+        task, node = flight.about
+        self._shipper.forget(node)
+        error = WorkerDied(
+            f"A worker died while it ran the task {task.key!r} ({describe(died)}); "
+            f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"
+        )
+        self.inbox.append(TaskLost(task.key, error))
+
+    def _write(self, writes: Shipped) -> None:
+        """Do to objects of this process what a task did to what stood for them."""
+        for number, index, value in self._engine.read(Encoded.of(writes.payload, writes.extents)):
+            shipped.target(number)[index] = value
+
+    def _run_here(self, task: _Task) -> None:
+        """Run a task in this process."""
+        try:
+            values = {key: self.value_of(value) for key, value in task.values.items()}
+            result = task.node(values)
+        except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
+            self.inbox.append(TaskFailed(task.key, error, traceback=error.__traceback__))
+        else:
+            self.inbox.append(TaskFinished(task.key, result))
+        finally:
+            del values
+        self._engine.look_after(task.values.values())
+
+    def _adapt(self) -> bool:
+        """Let workers have more at hand where tasks are short; say whether that has changed."""
+        if not self._mean:
+            return False
+        wanted = 1 + min(MOST_AHEAD, int(AHEAD / max(self._mean, 1e-6)))
+        if wanted <= self._ahead < 2 * wanted:
+            return False
+        self._ahead = wanted
+        return True
+
+    def close(self) -> None:
+        """Let go of everything; may be called again."""
+        with self._engine.access():
+            for value in self._held.values():
+                self._engine.blocks.drop(value.extents)
+            self._held.clear()
+            self._data.clear()
+            self._shipper.close()
+            self._engine.crew.forget_functions(self._shipper.packed)
+        for number in self._targets:
+            shipped.forget_target(number)
+        self._targets.clear()
+
+
+def kind_of(key: Key) -> Any:
+    """Tell tasks apart by what they do: Dask gives those of one kind one name."""
+    return key[0] if type(key) is tuple and key else key
+
+
+def died_of(died: Died) -> str:
+    """Say what a user can do about a worker's death."""
+    if died.signal == 9:  # noqa: PLR2004 - SIGKILL
+        return "SIGKILL most likely came from the system, for want of memory: use smaller chunks or fewer workers."
+    return "A crash in compiled code does that: run the task with the synchronous scheduler to see where."
+
+
+__all__ = ["Run", "decode"]

@@ -1,0 +1,191 @@
+"""Makes values and tasks ready for the way to a worker, for one run.
+
+Functions and classes that cannot be imported are packed once, whatever number of tasks use them. Large
+arrays that the graph itself holds enter shared memory once. Objects that tasks store to are replaced by
+stand-ins, and locks that Dask knows by a token by locks between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from graphmill.engine.blocks import Blocks
+from graphmill.memory.block import BlockId, Encoded, Extent
+from graphmill.memory.codec import encode
+from graphmill.memory.heap import Heap
+from graphmill.memory.reducers import Buffers, Pickler, Sink
+from graphmill.workers import shipped
+from graphmill.workers.work import Shipped
+
+
+@dataclass(slots=True)
+class Numbers:
+    """Numbers for what is sent to workers; an engine never gives one twice."""
+
+    last: int = 0
+
+    def next(self) -> int:
+        """Get another."""
+        self.last += 1
+        return self.last
+
+
+@dataclass(slots=True)
+class _Embedded:
+    """An array that the graph holds, in shared memory."""
+
+    #: Its address and length, in bytes.
+    place: tuple[int, int]
+    #: Kept alive, so that its address stays its own.
+    owner: object
+    extent: Extent
+    #: How often it was packed.
+    uses: int = 1
+
+
+@dataclass(slots=True)
+class Shipper:
+    """Packs what one run sends to workers.
+
+    Parameters
+    ----------
+    heap
+        Where the buffers of the graph's own values go.
+    blocks
+        Counts who needs them.
+    numbers
+        For functions and classes.
+    """
+
+    heap: Heap
+    blocks: Blocks
+    numbers: Numbers
+    #: For objects that do not leave this process, by identity: the call that makes what stands for them.
+    stand_ins: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    #: What functions and classes are packed as, by number.
+    packed: dict[int, Shipped] = field(default_factory=dict)
+    #: Numbers of functions and classes by identity, with the object, which keeps that its own.
+    _functions: dict[int, tuple[int, object]] = field(default_factory=dict)
+    _embedded: dict[tuple[int, int], _Embedded] = field(default_factory=dict)
+    _by_block: dict[BlockId, _Embedded] = field(default_factory=dict)
+    #: Functions that the value being packed refers to.
+    _referred: dict[int, None] = field(default_factory=dict)
+
+    def ship(self, value: Any, name: str) -> tuple[Encoded, tuple[int, ...]]:
+        """Pack a value that the graph holds, or one of its nodes.
+
+        Parameters
+        ----------
+        value
+            What to pack.
+        name
+            What errors call it.
+
+        Returns
+        -------
+        Encoded
+            The value. Its blocks are kept until `forget` or `close`.
+        tuple of int
+            Numbers of those in `packed` that a worker must have before it can read the value.
+
+        Raises
+        ------
+        EncodeError
+            If some part of it cannot be pickled.
+        """
+        self._referred.clear()
+        if id(value) in self.stand_ins:
+            function, arguments = self.stand_ins[id(value)]
+            value = shipped.Target(*arguments) if function is shipped.target else function(*arguments)
+        payload, extents = encode(value, self._place, name=name, pickler=self._task_pickler)
+        return Encoded.of(payload, extents), tuple(self._referred)
+
+    def forget(self, value: Encoded) -> None:
+        """Let go of the buffers of a value that nothing else shares; the others may be wanted again."""
+        for extent in value.extents:
+            found = self._by_block.get(extent.id)
+            if found is not None and found.uses == 1:
+                self._drop(found)
+
+    def close(self) -> None:
+        """Let go of all buffers; may be called again."""
+        for found in list(self._by_block.values()):
+            self._drop(found)
+
+    def _drop(self, found: _Embedded) -> None:
+        del self._embedded[found.place], self._by_block[found.extent.id]
+        self.blocks.drop([found.extent])
+
+    def _place(self, memory: Any, owner: object) -> Extent:
+        place = (memory.__array_interface__["data"][0], memory.nbytes)
+        found = self._embedded.get(place)
+        if found is not None:
+            found.uses += 1
+            return found.extent
+        extent = self.heap.copy_in(memory)
+        found = _Embedded(place, (memory, owner), extent)
+        self._embedded[place] = self._by_block[extent.id] = found
+        self.blocks.hold([extent])
+        return extent
+
+    def _task_pickler(self, sink: Sink, buffers: Buffers) -> Pickler:
+        return _TaskPickler(sink, buffers, self, once=True)
+
+    def _function_pickler(self, sink: Sink, buffers: Buffers) -> Pickler:
+        return _TaskPickler(sink, buffers, self, once=False)
+
+    def number_of(self, function: Any) -> int:
+        """Get the number of a function or class that cannot be imported, and see that it is packed."""
+        known = self._functions.get(id(function))
+        if known is None:
+            number = self.numbers.next()
+            name = getattr(function, "__qualname__", "a function")
+            payload, extents = encode(function, self._place, name=name, pickler=self._function_pickler)
+            self.packed[number] = Shipped(payload, tuple(extents))
+            known = self._functions[id(function)] = number, function
+        self._referred[known[0]] = None
+        return known[0]
+
+
+class _TaskPickler(Pickler):
+    """Pickles with stand-ins.
+
+    Parameters
+    ----------
+    sink, buffers
+        As for `Pickler`.
+    shipper
+        Knows what is stood in for.
+    once
+        Whether functions are packed by themselves; else they go with the value, with all they refer to.
+    """
+
+    def __init__(self, sink: Sink, buffers: Buffers, shipper: Shipper, *, once: bool) -> None:
+        super().__init__(sink, buffers)
+        self._shipper = shipper
+        self._once = once
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Take an object apart; called for each that is not of a simple builtin type."""
+        stand_ins = self._shipper.stand_ins
+        if stand_ins and id(obj) in stand_ins:
+            return stand_ins[id(obj)]
+        kind = type(obj)
+        if kind.__name__ == "SerializableLock" and kind.__module__ == "dask.utils":
+            return shipped.SharedLock, (obj.token,)
+        reduced = super().reducer_override(obj)
+        if (
+            self._once
+            and reduced is not NotImplemented
+            and (kind is FunctionType or isinstance(obj, type))
+        ):
+            return shipped.function, (self._shipper.number_of(obj),)
+        return reduced
+
+
+def packed_for(numbers: Collection[int], packed: dict[int, Shipped]) -> tuple[tuple[int, Shipped], ...]:
+    """Get functions as a worker takes them."""
+    return tuple([(number, packed[number]) for number in numbers])

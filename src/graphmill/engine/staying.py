@@ -1,0 +1,124 @@
+"""Which tasks stay in the caller's process, and which objects do.
+
+A task that puts results together into what the caller gets back reads blocks in place and makes an ordinary
+array: that is best done where the array is wanted. An object that tasks store to is the caller's: what is
+written must arrive there, not in a copy.
+
+Dask's functions are known by name, so that Dask is not imported for graphs without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from graphmill.graph import Graph
+from graphmill.types import Key, Node
+
+#: Functions of Dask that store a chunk: `function(chunk, target, ...)`, with a lock among the arguments.
+_STORES = frozenset({"store_chunk", "load_store_chunk"})
+#: Functions of Dask that only read what was stored: `function(target, ...)`.
+_LOADS = frozenset({"load_chunk"})
+_SUBGRAPH = "_execute_subgraph"
+#: Stores of Zarr whose contents are in memory.
+_ZARR_IN_MEMORY = frozenset({"MemoryStore", "GpuMemoryStore", "ManagedMemoryStore", "dict", "KVStore"})
+
+#: Gets the value that an argument of a task stands for; None if it is not known before the run.
+Lookup = Callable[[Any], Any]
+
+
+def stays(key: Key, node: Node, graph: Graph, results: Collection[Key]) -> bool:
+    """Say whether a task puts together what the caller gets."""
+    if key not in results or len(graph.dependencies[key]) < 2:  # noqa: PLR2004 - nothing to put together
+        return False
+    function = getattr(node, "func", None)
+    name = getattr(function, "__name__", "")
+    module = getattr(function, "__module__", None) or ""
+    return name == "finalize" and module.partition(".")[0] == "dask"
+
+
+def find_targets(graph: Graph) -> tuple[list[Any], list[Any]]:
+    """Find the objects that tasks store to and that live in this process, and the locks that guard them.
+
+    Returns
+    -------
+    targets : list
+        Objects, each once.
+    locks : list
+        Locks that are not needed where one process does all the writing, each once.
+    """
+    targets: dict[int, Any] = {}
+    locks: dict[int, Any] = {}
+    top = _Outside(graph)
+    for node in graph.tasks.values():
+        for target, lock in _stores_in(node, top):
+            if target is None or _travels(target):
+                continue
+            targets[id(target)] = target
+            if lock is not None and not isinstance(lock, (bool, str)):
+                locks[id(lock)] = lock
+    return list(targets.values()), list(locks.values())
+
+
+class _Outside:
+    """Looks up arguments of the graph's own tasks."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def __call__(self, argument: Any) -> Any:
+        key = getattr(argument, "key", None)
+        if hasattr(argument, "value") and hasattr(argument, "dependencies"):
+            return argument.value
+        if type(argument).__name__ == "TaskRef":
+            return self._graph.data.get(key)
+        return argument
+
+
+class _Inside:
+    """Looks up arguments of tasks that were fused into one."""
+
+    def __init__(self, inner: dict[Key, Any], names: Collection[Key], given: Any, outside: Lookup) -> None:
+        self._inner = inner
+        self._given = dict(zip(names, given, strict=False))
+        self._outside = outside
+
+    def __call__(self, argument: Any) -> Any:
+        if type(argument).__name__ != "TaskRef":
+            return self._outside(argument)
+        if argument.key in self._given:
+            return self._outside(self._given[argument.key])
+        node = self._inner.get(argument.key)
+        return getattr(node, "value", None)
+
+
+def _stores_in(node: Any, lookup: Lookup) -> Iterator[tuple[Any, Any]]:
+    """Find targets and locks of the stores that a task does, also deep inside it."""
+    function = getattr(node, "func", None)
+    name = getattr(function, "__name__", "")
+    if function is None or not name:
+        return
+    if name == _SUBGRAPH:
+        inner, _, names, *given = node.args
+        inner = getattr(inner, "value", inner)
+        inside = _Inside(inner, getattr(names, "value", names), given, lookup)
+        for each in inner.values():
+            yield from _stores_in(each, inside)
+    elif name in _STORES and len(node.args) > 1:
+        arguments = [lookup(each) for each in (*node.args[2:], *node.kwargs.values())]
+        lock = next((each for each in arguments if hasattr(each, "acquire")), None)
+        yield lookup(node.args[1]), lock
+    elif name in _LOADS and node.args:
+        yield lookup(node.args[0]), None
+
+
+def _travels(target: Any) -> bool:
+    """Say whether what is written to a copy of an object in another process arrives in the object."""
+    if isinstance(target, np.memmap):
+        return target.mode in ("r+", "w+") and target.filename is not None
+    if type(target).__module__.partition(".")[0] == "zarr":
+        store = getattr(target, "store", None)
+        return store is not None and type(store).__name__ not in _ZARR_IN_MEMORY
+    return False

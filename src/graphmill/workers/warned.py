@@ -1,0 +1,75 @@
+"""Warnings that tasks give, on their way to the process whose filters decide what becomes of them."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from graphmill.workers.work import Warned
+
+#: Warnings of one task that travel, of each place in the code one.
+_LIMIT = 1_000
+
+
+class WarningLog:
+    """Notes warnings in a worker."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str, int, type]] = set()
+        self._found: list[Warned] = []
+
+    def install(self) -> None:
+        """Note all warnings from now on, whatever filters say: those of the engine's process count."""
+        warnings.simplefilter("always")
+        warnings.showwarning = self._note
+
+    def _note(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,  # noqa: ARG002 - as warnings calls it
+        line: str | None = None,  # noqa: ARG002 - as above
+    ) -> None:
+        place = (str(message), filename, lineno, category)
+        if place in self._seen or len(self._seen) >= _LIMIT:
+            return
+        self._seen.add(place)
+        warning = message if isinstance(message, Warning) else category(message)
+        self._found.append(Warned(_packed(warning, place[0]), filename, lineno))
+
+    def take(self) -> tuple[Warned, ...]:
+        """Get what was noted since last asked."""
+        found = tuple(self._found)
+        if found:
+            self._found.clear()
+            self._seen.clear()  # a warning of the next run is to be seen again
+        return found
+
+
+def _packed(warning: Warning, text: str) -> bytes:
+    try:
+        return pickle.dumps(warning)
+    except Exception:  # noqa: BLE001 - its class may be anything
+        return pickle.dumps(RuntimeWarning(f"{type(warning).__name__}: {text}"))
+
+
+def warn_again(found: Iterable[Warned], registry: dict[Any, Any]) -> None:
+    """Give warnings again in this process, for its filters to decide.
+
+    Parameters
+    ----------
+    found
+        Warnings that workers sent.
+    registry
+        What was given already: the same for a whole run, so that each is seen once.
+    """
+    for message, filename, line in found:
+        try:
+            warning: Warning = pickle.loads(message)  # noqa: S301 - our own process wrote it
+        except Exception as error:  # noqa: BLE001 - its class may not exist here
+            warning = RuntimeWarning(f"A warning of a task cannot be shown here: {error}")
+        warnings.warn_explicit(warning, None, filename, line, registry=registry)

@@ -1,0 +1,114 @@
+"""What travels between the engine and its workers.
+
+Named tuples, since there is one or more for each task: they pickle in a third of the time of a dataclass.
+Positions are never relied on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from graphmill.memory.arena import ArenaHandle
+from graphmill.memory.block import BlockId, Extent
+from graphmill.types import Key
+
+# ---- from the engine to a worker
+
+
+class Shipped(NamedTuple):
+    """A value on its way to a worker."""
+
+    #: The pickled value, without its large buffers.
+    payload: bytes
+    #: Where those lie.
+    extents: tuple[Extent, ...] = ()
+
+
+class Job(NamedTuple):
+    """A task to run."""
+
+    #: Its number, never used again.
+    number: int
+    #: The node of the graph: called with a mapping of its inputs.
+    node: Shipped
+    #: Its inputs, by key.
+    inputs: tuple[tuple[Key, Shipped], ...]
+
+
+class Freed(NamedTuple):
+    """A range of the worker's own arenas that nobody needs any more."""
+
+    #: The block that it was.
+    block: BlockId
+    #: Its length, in bytes.
+    length: int
+    #: Whether its pages are still there.
+    warm: bool
+
+
+class Begin(NamedTuple):
+    """The first message to a worker process."""
+
+    #: The arena that its results go to.
+    own: int
+    #: The arena in a file that takes over when that is full; None if there is none.
+    overflow: int | None
+    #: How many bytes of pages that nobody uses it may keep.
+    warm_limit: int
+    #: A folder for locks that are shared between processes.
+    folder: str
+
+
+class Work(NamedTuple):
+    """All that a worker is told at a time; to be followed in this order."""
+
+    #: Arenas that it does not know yet.
+    arenas: tuple[ArenaHandle, ...] = ()
+    #: Arenas that are gone.
+    closed: tuple[int, ...] = ()
+    #: Ranges that it may use again.
+    freed: tuple[Freed, ...] = ()
+    #: Functions that jobs refer to by number.
+    functions: tuple[tuple[int, Shipped], ...] = ()
+    #: Functions that no job refers to any more.
+    forgotten: tuple[int, ...] = ()
+    #: Jobs not to begin.
+    cancelled: tuple[int, ...] = ()
+    #: What to run, in this order.
+    jobs: tuple[Job, ...] = ()
+
+
+# ---- from a worker to the engine
+
+
+class Warned(NamedTuple):
+    """A warning that a task has given."""
+
+    #: The warning, pickled.
+    message: bytes
+    #: Where it was given.
+    filename: str
+    #: The line there.
+    line: int
+
+
+class Report(NamedTuple):
+    """What became of a job."""
+
+    #: Its number.
+    number: int
+    #: The result, if there is one.
+    result: Shipped | None
+    #: The exception, from `encode_exception`; if there is no result and no exception, the job was cancelled.
+    error: bytes | None = None
+    #: Whether the engine's process must run it itself, and `error` is why.
+    stays: bool = False
+    #: What the task wrote to objects that live in the engine's process: their numbers, indices and values.
+    writes: Shipped | None = None
+    #: How long it took, in seconds.
+    seconds: float = 0.0
+    #: Blocks that the worker now looks at beyond its jobs, and no more.
+    pinned: tuple[BlockId, ...] = ()
+    unpinned: tuple[BlockId, ...] = ()
+    #: Warnings that were given meanwhile.
+    warned: tuple[Warned, ...] = ()

@@ -1,0 +1,274 @@
+"""What a worker does: runs jobs, one at a time, with their inputs and results in shared memory.
+
+Inputs are views of private, copy-on-write pages: a task may write to them, and nobody sees it. Big arrays
+that NumPy makes while a task runs lie in the worker's own arena; those of the result stay there for others,
+the rest is used again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphmill.errors import ArenaFull, EncodeError, StaysError
+from graphmill.memory.arena import Arena
+from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.codec import decode, encode
+from graphmill.memory.heap import Claim, Heap
+from graphmill.memory.lease import Reader
+from graphmill.memory.numpy_handler import NumpyHandler
+from graphmill.tracebacks import encode_exception
+from graphmill.workers import shipped
+from graphmill.workers.child import WorkerChannel
+from graphmill.workers.warned import WarningLog
+from graphmill.workers.work import Begin, Job, Report, Shipped, Work
+
+#: Seconds after which reports are sent, though more jobs are at hand, and messages are looked for.
+_PAUSE = 0.001
+#: How often a kind of task must have made nothing large before its arrays are left to NumPy.
+_TRIALS = 4
+#: Kinds that are remembered.
+_KINDS = 10_000
+
+
+def serve(channel: WorkerChannel) -> None:
+    """Run jobs until the channel ends."""
+    first, *more = channel.receive()
+    worker = Worker(channel, first)
+    try:
+        worker.run(more)
+    finally:
+        worker.close()
+
+
+class Worker:
+    """One worker process.
+
+    Parameters
+    ----------
+    channel
+        To the engine.
+    begin
+        What it is to begin with.
+    """
+
+    def __init__(self, channel: WorkerChannel, begin: Begin) -> None:
+        self._channel = channel
+        self._begin = begin
+        self._arenas: dict[int, Arena] = {}
+        self._reader = Reader(self._arenas)
+        #: Made when the arenas are known.
+        self._heap: Heap | None = None
+        self._handler: NumpyHandler | None = None
+        self._jobs: deque[Job] = deque()
+        self._cancelled: set[int] = set()
+        self._reports: list[Report] = []
+        #: Blocks that the engine was told of as looked at.
+        self._pinned: set[BlockId] = set()
+        self._warnings = WarningLog()
+        #: How often each kind of task was seen to make nothing large; -1 for those that do.
+        self._small: dict[Any, int] = {}
+        shipped.begin(begin.folder, self._read)
+
+    def close(self) -> None:
+        """Leave NumPy as it was."""
+        if self._handler is not None:
+            self._handler.close()
+
+    def run(self, messages: list[Work]) -> None:
+        """Do what messages say, and wait for more, until there are none."""
+        self._warnings.install()
+        for message in messages:
+            self._take_in(message)
+        looked = sent = time.perf_counter()
+        while True:
+            if self._jobs:
+                self._reports.append(self._finish_job(self._jobs.popleft()))
+                now = time.perf_counter()
+                if now - sent > _PAUSE or not self._jobs:
+                    self._send_reports()
+                    sent = now
+                if now - looked <= _PAUSE and self._jobs:
+                    continue
+                looked = now
+            for message in self._channel.receive(0 if self._jobs else None):
+                self._take_in(message)
+
+    def _send_reports(self) -> None:
+        if self._reports:
+            self._channel.send(*self._reports)
+            self._reports.clear()
+
+    def _take_in(self, work: Work) -> None:
+        for handle in work.arenas:
+            self._arenas[handle.number] = Arena.attach(handle)
+        for number in work.closed:
+            self._arenas.pop(number).close()
+        if self._heap is None:
+            begin = self._begin
+            overflow = None if begin.overflow is None else self._arenas[begin.overflow]
+            self._heap = Heap(self._arenas[begin.own], overflow)
+            self._handler = NumpyHandler.create(self._heap)
+        for block, length, warm in work.freed:
+            self._heap.give_back(block, length, warm)
+        shipped.add_functions(work.functions)
+        shipped.forget_functions(work.forgotten)
+        self._cancelled.update(work.cancelled)
+        self._jobs.extend(work.jobs)
+
+    # ---- one job
+
+    def _finish_job(self, job: Job) -> Report:
+        """Run a job, and say what became of it; nothing of it is left behind."""
+        if job.number in self._cancelled:
+            self._cancelled.discard(job.number)
+            return Report(job.number, None)
+        begin = time.perf_counter()
+        report = self._run_job(job)
+        blocks = {extent.id for extent in _extents_of(job)}
+        for block in blocks:
+            self._reader.drop_dirty(block)
+        alive = self._reader.alive()
+        pinned, unpinned = alive - self._pinned, self._pinned - alive
+        if pinned or unpinned:
+            self._pinned = alive
+        self._keep_to_limit()
+        failure = None if self._handler is None else self._handler.take_failure()
+        if failure is not None:
+            raise failure  # the heap may be in disorder: the worker ends, and another takes its place
+        return report._replace(
+            seconds=time.perf_counter() - begin,
+            pinned=tuple(pinned),
+            unpinned=tuple(unpinned),
+            warned=self._warnings.take(),
+        )
+
+    def _run_job(self, job: Job) -> Report:
+        try:
+            node = self._read(job.node)
+            inputs = {key: self._read(value) for key, value in job.inputs}
+        except Exception as error:  # noqa: BLE001 - values may do anything when they are rebuilt
+            return Report(job.number, None, encode_exception(error), stays=True)
+        kind = _kind_of(node)
+        on = self._handler is not None and self._small.get(kind, 0) < _TRIALS
+        try:
+            if on:
+                self._handler.switch_on()  # type: ignore[union-attr]  # `on` says that there is one
+            try:
+                value = self._channel.interrupts.run(job.number, node, inputs)
+            finally:
+                if on:
+                    self._handler.switch_off()  # type: ignore[union-attr]  # as above
+        except StaysError as error:
+            return Report(job.number, None, encode_exception(error), stays=True)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the engine's process
+            shipped.take_writes()
+            tb = error.__traceback__
+            # The frames of this module say nothing about the task.
+            for _ in range(3):
+                tb = tb.tb_next if tb is not None and tb.tb_next is not None else tb
+            return Report(job.number, None, encode_exception(error, tb))
+        writes = shipped.take_writes()
+        del node, inputs
+        sending = _Sending(self._heap, self._reader, list(_extents_of(job)))  # type: ignore[arg-type]
+        try:
+            result, wrote, value, writes = self._take_apart(sending, value, writes)
+            return Report(job.number, sending.settle(result), writes=sending.settle(wrote))
+        except EncodeError as error:
+            return Report(job.number, None, encode_exception(error))
+        except ArenaFull as error:
+            return Report(job.number, None, encode_exception(error))
+        finally:
+            sending.close()
+            if on:
+                self._learn(kind, sending.published)
+
+    def _take_apart(self, sending: _Sending, value: Any, writes: list[Any]) -> tuple[Any, Any, None, None]:
+        """Take the result apart, and let go of it, so that it can be told who else holds it."""
+        result = encode(value, sending.place, name="the result")
+        wrote = encode(writes, sending.place, name="what was written") if writes else None
+        return result, wrote, None, None
+
+    def _learn(self, kind: Any, published: bool) -> None:
+        if published:
+            self._small[kind] = -1_000_000
+        else:
+            if len(self._small) > _KINDS:
+                self._small.clear()
+            self._small[kind] = self._small.get(kind, 0) + 1
+
+    def _keep_to_limit(self) -> None:
+        heap = self._heap
+        if heap is not None:
+            excess = heap.usage().warm - self._begin.warm_limit
+            if excess > 0:
+                heap.trim(excess)
+
+    def _read(self, value: Shipped) -> Any:
+        return decode(value.payload, [self._reader.view(extent) for extent in value.extents])
+
+
+@dataclass(slots=True)
+class _Sending:
+    """Places the buffers of one result."""
+
+    heap: Heap
+    reader: Reader
+    #: Where the job's inputs lie.
+    inputs: list[Extent]
+    #: Claims that are neither settled nor abandoned.
+    claims: list[Claim] = field(default_factory=list)
+    #: Whether some buffer was born in the arena, or an input.
+    published: bool = False
+
+    def place(self, memory: Any, owner: object) -> Claim | Extent:  # noqa: ARG002 - the codec's
+        """Find where a buffer lies, or copy it to where others can see it."""
+        address = memory.__array_interface__["data"][0]
+        nbytes = memory.nbytes
+        claim = self.heap.claim(address, nbytes)
+        if claim is not None:
+            self.published = True
+            self.claims.append(claim)
+            return claim
+        if self.inputs:
+            extent = self.reader.locate(address, nbytes)
+            if extent is not None and 2 * nbytes >= extent.length and self.reader.is_clean(extent):
+                self.published = True
+                return extent
+        return self.heap.copy_in(memory)
+
+    def settle(self, taken_apart: tuple[bytes, list[Any]] | None) -> Shipped | None:
+        """Turn claims into extents, now that the value is gone."""
+        if taken_apart is None:
+            return None
+        payload, refs = taken_apart
+        extents = []
+        for ref in refs:
+            if isinstance(ref, Extent):
+                extents.append(ref)
+            else:
+                extents.append(self.heap.settle(ref))
+                self.claims.remove(ref)
+        return Shipped(payload, tuple(extents))
+
+    def close(self) -> None:
+        """Give up what was not settled."""
+        while self.claims:
+            self.heap.abandon(self.claims.pop())
+
+
+def _extents_of(job: Job) -> Iterable[Extent]:
+    yield from job.node.extents
+    for _, value in job.inputs:
+        yield from value.extents
+
+
+def _kind_of(node: Any) -> Any:
+    """Tell tasks apart by what they do: Dask gives those of one kind one name."""
+    key = getattr(node, "key", None)
+    if type(key) is tuple and key:
+        return key[0]
+    return getattr(node, "func", None) if key is None else key
