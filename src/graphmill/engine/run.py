@@ -28,7 +28,7 @@ from graphmill.types import Key, Node
 from graphmill.workers import shipped
 from graphmill.workers.messages import Died
 from graphmill.workers.warned import warn_again
-from graphmill.workers.work import Job, Report, Shipped
+from graphmill.workers.work import Job, Report, Shipped, Warned
 
 if TYPE_CHECKING:
     from graphmill.engine.core import Engine
@@ -80,7 +80,7 @@ class Run:
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
         #: Warnings that were given already.
-        self._warned: dict[Any, Any] = {}
+        self._warned: set[Warned] = set()
         self._ahead = 1
         self._mean = 0.0
         #: Whether it was said that tasks run in this process.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TextIO
 
 from graphmill.workers.work import Warned
 
@@ -57,19 +57,23 @@ def _packed(warning: Warning, text: str) -> bytes:
         return pickle.dumps(RuntimeWarning(f"{type(warning).__name__}: {text}"))
 
 
-def warn_again(found: Iterable[Warned], registry: dict[Any, Any]) -> None:
+def warn_again(found: Iterable[Warned], given: set[Warned]) -> None:
     """Give warnings again in this process, for its filters to decide.
 
     Parameters
     ----------
     found
         Warnings that workers sent.
-    registry
-        What was given already: the same for a whole run, so that each is seen once.
+    given
+        Those that were given already: the same for a whole run, so that each is seen once.
     """
-    for message, filename, line in found:
+    for each in found:
+        if each in given:
+            continue
+        given.add(each)
+        message, filename, line = each
         try:
             warning: Warning = pickle.loads(message)  # noqa: S301 - our own process wrote it
         except Exception as error:  # noqa: BLE001 - its class may not exist here
             warning = RuntimeWarning(f"A warning of a task cannot be shown here: {error}")
-        warnings.warn_explicit(warning, None, filename, line, registry=registry)
+        warnings.warn_explicit(warning, None, filename, line)

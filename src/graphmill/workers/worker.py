@@ -111,7 +111,7 @@ class Worker:
             begin = self._begin
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
             self._heap = Heap(self._arenas[begin.own], overflow)
-            self._handler = NumpyHandler.create(self._heap)
+            self._handler = None
         for block, length, warm in work.freed:
             self._heap.give_back(block, length, warm)
         shipped.add_functions(work.functions)
