@@ -163,6 +163,7 @@ class Worker:
                 if on:
                     self._handler.switch_off()  # type: ignore[union-attr]  # as above
         except StaysError as error:
+            shipped.take_writes()  # done again where it stays
             return Report(job.number, None, encode_exception(error), stays=True)
         except BaseException as error:  # noqa: BLE001 - it is raised in the engine's process
             shipped.take_writes()

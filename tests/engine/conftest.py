@@ -1,0 +1,95 @@
+"""Every test here is checked for what it leaves behind: segments, folders, processes, threads."""
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+import graphmill
+from graphmill.engine import Engine
+
+SOURCE = str(Path(graphmill.__file__).parents[1])
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where it is, on Linux
+#: Seconds until a script must have ended.
+LIMIT = 60
+
+
+def leftovers():
+    """List all of ours that is on this machine: other tests may run, so only that of this process's family."""
+    family = {os.getpid()}
+    names = [
+        path.name
+        for folder in (SHARED_MEMORY, Path(tempfile.gettempdir()))
+        if folder.is_dir()
+        for path in folder.glob("graphmill-*")
+    ]
+    return sorted(name for name in names if int(name.split("-")[1]) in family)
+
+
+def traces():
+    """What this process has running and on disk."""
+    return {
+        "segments and folders": leftovers(),
+        "children": {child.pid for child in psutil.Process().children(recursive=True)},
+        # Zarr keeps threads of its own.
+        "threads": {
+            thread.name for thread in threading.enumerate() if not thread.name.startswith(("zarr", "asyncio"))
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """An engine of two workers that keeps no warm memory, shared by the tests of a module."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it lives as long as the process
+    before = traces()
+    with Engine(2, warm_limit=0) as made:
+        yield made
+    gc.collect()
+    assert traces() == before
+
+
+@pytest.fixture
+def script():
+    """Run a script in a fresh interpreter, and check that nothing is left of it; returns what it printed."""
+
+    def run(source, *, returncode=0, stdin=False, folder=None, errors=False):
+        arguments = [sys.executable, "-"] if stdin else [sys.executable, "-c", source]
+        if folder is not None:
+            path = folder / "script.py"
+            path.write_text(source)
+            arguments = [sys.executable, str(path)]
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": SOURCE},
+        )
+        out, err = process.communicate(source if stdin else None, timeout=LIMIT)
+        assert process.returncode == returncode, err
+        if not errors:
+            assert err == ""
+        assert left_of(process.pid) == []
+        return out
+
+    return run
+
+
+def left_of(pid):
+    """List segments and folders that a process has left."""
+    return [
+        path.name
+        for folder in (SHARED_MEMORY, Path(tempfile.gettempdir()))
+        if folder.is_dir()
+        for path in folder.glob(f"graphmill-{pid}-*")
+    ]

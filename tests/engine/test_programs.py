@@ -1,0 +1,133 @@
+"""The engine in programs of every kind, and what is left when they end, in whatever way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.engine.conftest import LIMIT, SOURCE, left_of
+
+PROGRAM = """
+import graphmill
+
+def double(x):
+    return 2 * x
+
+print(graphmill.get({"x": 1, "y": (double, "x"), "z": (lambda y: y + 1, "y")}, "z"))
+"""
+
+
+class TestKinds:
+    def test_a_script_without_a_guard(self, script, tmp_path):
+        assert script(PROGRAM, folder=tmp_path) == "3\n"
+
+    def test_from_stdin(self, script):
+        assert script(PROGRAM, stdin=True) == "3\n"
+
+    def test_a_command(self, script):
+        assert script(PROGRAM) == "3\n"
+
+    def test_an_exception_at_the_end(self, script):
+        script(PROGRAM + "\nraise SystemExit(3)", returncode=3)
+
+    def test_an_engine_that_was_never_closed(self, script):
+        assert script("from graphmill import Engine\nprint(Engine(1).get({'x': (abs, -1)}, 'x'))") == "1\n"
+
+    def test_a_result_at_exit(self, script):
+        source = "import graphmill, numpy as np\nx = graphmill.get({'x': (np.ones, 200_000)}, 'x')\nprint(x.sum())"
+        assert script(source) == "200000.0\n"
+
+    def test_importing_starts_nothing(self, script):
+        source = (
+            "import sys, threading, graphmill\n"
+            "print(threading.active_count(), 'numpy' in sys.modules, 'dask' in sys.modules)"
+        )
+        assert script(source) == "1 False False\n"
+
+    def test_a_fork_of_the_program(self, script):
+        source = (
+            "import os, warnings, graphmill\nwarnings.simplefilter('ignore')\n"
+            "print(graphmill.get({'x': (abs, -1)}, 'x'), flush=True)\n"
+            "if os.fork() == 0:\n"
+            "    print(graphmill.get({'x': (abs, -2)}, 'x'), flush=True)\n"
+            "    raise SystemExit\n"
+            "os.wait()\n"
+            "print(graphmill.get({'x': (abs, -3)}, 'x'))"
+        )
+        assert script(source) == "1\n2\n3\n"
+
+
+BUSY = """
+import sys, time
+import numpy as np
+import graphmill
+
+def sleep(x, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+    return x
+
+dsk = {("x", i): (sleep, (np.ones, 200_000), 0 if i < 4 else 60) for i in range(8)}
+seen = []
+
+def posttask(*_):
+    seen.append(1)
+    if len(seen) == 4:
+        print("going", flush=True)
+
+try:
+    graphmill.get(dsk, list(dsk), callbacks=(None, None, None, posttask, None))
+except KeyboardInterrupt:
+    begin = time.monotonic()
+    print(graphmill.get({"x": (abs, -1)}, "x"), flush=True)
+"""
+
+
+@pytest.fixture
+def program():
+    """Start a program, and wait until it says that it is under way."""
+    started = []
+
+    def start(source):
+        process = subprocess.Popen(
+            [sys.executable, "-c", source],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": SOURCE},
+        )
+        started.append(process)
+        assert process.stdout.readline() == "going\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=LIMIT)
+
+
+def test_ctrl_c_stops_tasks_and_the_engine_goes_on(program):
+    process = program(BUSY)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("1\n", "", 0)
+    assert left_of(process.pid) == []
+
+
+def test_a_killed_program_leaves_nothing(program):
+    process = program(BUSY)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3
+    assert left_of(process.pid)
+    process.kill()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    deadline = time.monotonic() + 20
+    while left_of(process.pid) and time.monotonic() < deadline:
+        psutil.wait_procs(family, timeout=0.1)
+    assert left_of(process.pid) == []
