@@ -86,8 +86,8 @@ def flood(channel, nbytes):
 
 
 def say(channel, text):
-    print(text)
-    print(text, file=sys.stderr)
+    sys.stdout.write(text)
+    sys.stderr.write(text)
     return "said"
 
 

@@ -34,7 +34,14 @@ def unsafe(folder):
 
 
 def fill(folder):
-    for name in ["data", "graphmill", "graphmill-42", "graphmill-42-", "graphmill-421-0-0", "graphmill-42-0-0"]:
+    for name in [
+        "data",
+        "graphmill",
+        "graphmill-42",
+        "graphmill-42-",
+        "graphmill-421-0-0",
+        "graphmill-42-0-0",
+    ]:
         (folder / name / "data").mkdir(parents=True)
         (folder / name / "data" / "file").write_text("precious")
 
