@@ -53,6 +53,22 @@ IMPURE_MODULES = frozenset(
 )
 
 
+#: Ways to start a process; pickling, shared memory and its tracker are no such thing.
+PROCESS_MODULES = ("subprocess", "multiprocessing", "concurrent.futures.process", "pty")
+NO_PROCESS_MODULES = (
+    "multiprocessing.reduction",
+    "multiprocessing.resource_tracker",
+    "multiprocessing.shared_memory",
+)
+PROCESS_NAMES = frozenset(
+    "os.fork os.forkpty os.posix_spawn os.posix_spawnp os.system os.popen os.execl os.execle os.execlp "
+    "os.execlpe os.execv os.execve os.execvp os.execvpe os.spawnl os.spawnle os.spawnlp os.spawnlpe "
+    "os.spawnv os.spawnve os.spawnvp os.spawnvpe concurrent.futures.ProcessPoolExecutor".split()
+)
+#: Who may do what of it.
+MAY_START = {"graphmill.workers.pool": {"subprocess"}, "graphmill.workers.template": {"os.fork"}}
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """One module of the package, read but not run."""
@@ -63,6 +79,8 @@ class Module:
     imports: frozenset[str]
     #: Builtins from IMPURE_BUILTINS that it mentions.
     builtins: frozenset[str]
+    #: What it mentions of PROCESS_MODULES and PROCESS_NAMES.
+    starters: frozenset[str]
 
     @property
     def part(self) -> str:
@@ -89,8 +107,27 @@ def read_package(sources: Mapping[str, str]) -> dict[str, Module]:
             name,
             frozenset(imported(tree, package, known)),
             IMPURE_BUILTINS & mentioned,
+            frozenset(filter(starts_processes, mentions(tree))),
         )
     return modules
+
+
+def mentions(tree: ast.AST) -> Iterator[str]:
+    """Name all that a tree imports from elsewhere, and attributes such as `os.fork`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+def starts_processes(name: str) -> bool:
+    def lies_in(modules: tuple[str, ...]) -> bool:
+        return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+    return name in PROCESS_NAMES or (lies_in(PROCESS_MODULES) and not lies_in(NO_PROCESS_MODULES))
 
 
 def module_name(path: str) -> str:
@@ -158,6 +195,14 @@ def owner_faults(modules: Mapping[str, Module]) -> Iterator[str]:
                 yield f"{module.name} imports {name}, which only {ONLY_IN[name]} may"
 
 
+def process_faults(modules: Mapping[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for name in sorted(module.starters):
+            allowed = MAY_START.get(module.name, set())
+            if not any(f"{name}.".startswith(f"{each}.") for each in allowed):
+                yield f"{module.name} must start no process, but uses {name}"
+
+
 def reachable(modules: Mapping[str, Module], parts: tuple[str, ...]) -> set[str]:
     """The modules of some parts, and all of the package's that they import, however far."""
     seen: set[str] = set()
@@ -176,6 +221,7 @@ def faults(modules: Mapping[str, Module]) -> list[str]:
         *cycle_faults(modules),
         *purity_faults(modules),
         *owner_faults(modules),
+        *process_faults(modules),
     ]
 
 
@@ -233,6 +279,18 @@ def test_checker_accepts_a_good_package():
         ("stray.py", "", "graphmill.stray has no layer"),
         ("memory/arena.py", "from multiprocessing.shared_memory import SharedMemory", None),
         ("local.py", "import multiprocessing.shared_memory", "which only graphmill.memory.arena may"),
+        ("local.py", "import subprocess", "graphmill.local must start no process"),
+        ("local.py", "def f():\n    from subprocess import run", "but uses subprocess.run"),
+        ("local.py", "import multiprocessing.pool", "but uses multiprocessing.pool"),
+        ("local.py", "from multiprocessing import Process", "but uses multiprocessing.Process"),
+        ("local.py", "from concurrent.futures import ProcessPoolExecutor", "ProcessPoolExecutor"),
+        ("local.py", "import os\nos.fork()", "but uses os.fork"),
+        ("local.py", "from os import execv", "but uses os.execv"),
+        ("local.py", "from multiprocessing import shared_memory, resource_tracker", None),
+        ("local.py", "import os\nfrom concurrent.futures import Future\nos.getpid()", None),
+        ("workers/pool.py", "import subprocess\nsubprocess.Popen", None),
+        ("workers/template.py", "import os\nos.fork()", None),
+        ("workers/template.py", "import subprocess", "must start no process"),
     ],
 )
 def test_checker_finds(path, source, fault):

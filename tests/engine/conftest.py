@@ -15,21 +15,20 @@ import graphmill
 from graphmill.engine import Engine
 
 SOURCE = str(Path(graphmill.__file__).parents[1])
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where it is, on Linux
+SHARED_MEMORY = Path("/dev/shm")
 #: Seconds until a script must have ended.
 LIMIT = 60
 
 
 def leftovers():
-    """List all of ours that is on this machine: other tests may run, so only that of this process's family."""
-    family = {os.getpid()}
+    """List what this process has in shared memory and temporary folders."""
     names = [
         path.name
         for folder in (SHARED_MEMORY, Path(tempfile.gettempdir()))
         if folder.is_dir()
         for path in folder.glob("graphmill-*")
     ]
-    return sorted(name for name in names if int(name.split("-")[1]) in family)
+    return sorted(name for name in names if int(name.split("-")[1]) == os.getpid())
 
 
 def traces():

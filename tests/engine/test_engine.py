@@ -191,7 +191,9 @@ class TestMemory:
         data = np.ones(BIG)
         peak = []
         dsk = {("x", i): (np.sum, data) for i in range(20)}
-        engine.get(dsk, list(dsk), callbacks=(None, None, lambda *_: peak.append(engine.blocks.live), None, None))
+        engine.get(
+            dsk, list(dsk), callbacks=(None, None, lambda *_: peak.append(engine.blocks.live), None, None)
+        )
         assert max(peak) <= data.nbytes + 4096
 
     def test_many_blocks(self, engine):
@@ -204,7 +206,9 @@ class TestMemory:
 class TestTasksThatStay:
     def test_a_lock_of_threads(self, engine, caplog):
         lock = threading.Lock()
-        assert engine.get({"l": lock, "x": (lambda lock: lock.locked(), "l"), "y": (abs, -4)}, ["x", "y"]) == (
+        assert engine.get(
+            {"l": lock, "x": (lambda lock: lock.locked(), "l"), "y": (abs, -4)}, ["x", "y"]
+        ) == (
             False,
             4,
         )
@@ -288,7 +292,7 @@ class TestFailures:
         assert len(list(counts.iterdir())) == 6, "each task ran once"
 
     def test_a_task_that_kills_its_workers(self, engine):
-        with pytest.raises(WorkerDied, match="'x'.*signal 9"):
+        with pytest.raises(WorkerDied, match=r"'x'.*signal 9"):
             engine.get({"x": (_kill, 9), "y": (abs, "x")}, "y")
         assert engine.get({"x": (abs, -1)}, "x") == 1
 
@@ -340,7 +344,12 @@ class TestDask:
 
     def test_arrays(self, engine):
         x = self.da.from_array(np.arange(400.0).reshape(20, 20), chunks=6)
-        for expression in (x + x.T, (x - x.mean(0)).std(), x.T @ x, self.da.linalg.svd(x.rechunk((6, 20)))[1]):
+        for expression in (
+            x + x.T,
+            (x - x.mean(0)).std(),
+            x.T @ x,
+            self.da.linalg.svd(x.rechunk((6, 20)))[1],
+        ):
             expected = expression.compute(scheduler="sync")
             assert np.allclose(expression.compute(scheduler=engine.get), expected)
 
@@ -359,7 +368,7 @@ class TestDask:
         assert engine.get({"x": (inner,), "y": (explicit,)}, ["x", "y"]) == (100, 100)
 
     def test_progress_and_profiles(self, engine, capsys):
-        from dask.diagnostics import ProgressBar, Profiler
+        from dask.diagnostics import Profiler, ProgressBar
 
         x = self.da.ones((40, 40), chunks=10)
         with ProgressBar(), Profiler() as profiler:

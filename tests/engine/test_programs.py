@@ -38,7 +38,9 @@ class TestKinds:
         assert script("from graphmill import Engine\nprint(Engine(1).get({'x': (abs, -1)}, 'x'))") == "1\n"
 
     def test_a_result_at_exit(self, script):
-        source = "import graphmill, numpy as np\nx = graphmill.get({'x': (np.ones, 200_000)}, 'x')\nprint(x.sum())"
+        source = (
+            "import graphmill, numpy as np\nx = graphmill.get({'x': (np.ones, 200_000)}, 'x')\nprint(x.sum())"
+        )
         assert script(source) == "200000.0\n"
 
     def test_importing_starts_nothing(self, script):

@@ -58,7 +58,7 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> A
 
 
 def _default_engine(num_workers: int | None) -> Engine:
-    """Get the engine that calls without one share; a larger one takes its place if more workers are wanted."""
+    """Get the engine that calls without one share, with at least so many workers."""
     with _lock:
         if _default and (_default[0].pid != os.getpid() or _default[0].closed):
             _default.clear()

@@ -80,7 +80,9 @@ class Blocks:
         home = self._homes[number]
         home.give_back = None
         home.warm = 0
-        in_use = [(id.offset, record.length) for id, record in self._records.items() if id.arena == number]
+        in_use = [
+            (block.offset, record.length) for block, record in self._records.items() if block.arena == number
+        ]
         home.arena.keep_only(in_use)
         self._close_if_empty(number, home)
 
@@ -173,5 +175,4 @@ class Blocks:
 
 def _blocks_of(extents: Iterable[Extent]) -> list[Extent]:
     """Give one extent for each block."""
-    found = list(extents)
-    return found if len(found) < 2 else list({extent.id: extent for extent in found}.values())
+    return list({extent.id: extent for extent in extents}.values())

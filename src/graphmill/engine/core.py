@@ -14,8 +14,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -280,7 +280,9 @@ class Engine:
             logger=logger,
         )
         with self._in_use():
-            return self._run(dsk, keys, min(num_workers or self.num_workers, self.num_workers), cache, settings)
+            return self._run(
+                dsk, keys, min(num_workers or self.num_workers, self.num_workers), cache, settings
+            )
 
     def _run(
         self, dsk: Any, keys: Any, limit: int, cache: MutableMapping[Any, Any] | None, settings: Settings
@@ -322,10 +324,10 @@ class Engine:
     def wait(self, run: Run) -> None:
         """Wait until something has happened to a run; look after all others meanwhile."""
         with self._condition:
-            while not run.inbox and not run._here:
+            while not run.has_news:
                 self._turn(PULSE)
 
-    def look(self, run: Run) -> None:  # noqa: ARG002 - all runs are looked after
+    def look(self) -> None:
         """Take in what has happened, without waiting."""
         with self._condition:
             if not self._polling:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a task of unknown kind is taken to last, until one of its kind has ended.
 UNKNOWN = 0.01
+#: Seconds that reports of other tasks may wait for a task to end.
+QUICK = 0.001
 
 
 class Client(Protocol):
@@ -174,6 +176,7 @@ class Crew:
     def submit(self, flight: Flight) -> None:
         """Give a job to the worker that will be free first."""
         flight.expected = self._seconds.get(flight.kind, UNKNOWN)
+        flight.job = flight.job._replace(quick=flight.expected < QUICK)
         seat = min(self._seats, key=lambda seat: (seat.load, len(seat.flights)))
         self._give(seat, flight)
 

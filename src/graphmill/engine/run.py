@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from graphmill.engine.crew import Flight, describe
-from graphmill.engine.shipping import Shipper
+from graphmill.engine.blocks import Blocks
+from graphmill.engine.crew import Crew, Flight, describe
+from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import find_targets, stays
 from graphmill.errors import EncodeError, WorkerDied
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
 from graphmill.memory.block import Encoded
-from graphmill.memory.codec import decode
+from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
 from graphmill.scheduler import Options, Selection
 from graphmill.scheduler.events import SlotsChanged, TaskFailed, TaskFinished, TaskLost
@@ -29,9 +31,6 @@ from graphmill.workers import shipped
 from graphmill.workers.messages import Died
 from graphmill.workers.warned import warn_again
 from graphmill.workers.work import Job, Report, Shipped, Warned
-
-if TYPE_CHECKING:
-    from graphmill.engine.core import Engine
 
 logger = logging.getLogger("graphmill")
 
@@ -52,6 +51,33 @@ class _Task:
     values: dict[Key, Any]
 
 
+class Host(Protocol):
+    """The engine, as far as it matters to a run."""
+
+    heap: Heap
+    blocks: Blocks
+    numbers: Numbers
+    crew: Crew
+
+    def access(self) -> AbstractContextManager[None]:
+        """Have workers, blocks and memory for oneself."""
+
+    def wait(self, run: Run) -> None:
+        """Wait until something is in the run's inbox, or to be run here."""
+
+    def look(self) -> None:
+        """Take in what has happened, without waiting."""
+
+    def stop(self, run: Run) -> None:
+        """Stop the tasks of a run."""
+
+    def read(self, value: Encoded) -> Any:
+        """Make the value that an encoded one stands for."""
+
+    def look_after(self, values: Iterable[Any]) -> None:
+        """Forget changes to values that were read, and blocks that nobody in this process looks at."""
+
+
 class Run:
     """Runs the tasks of one graph.
 
@@ -63,7 +89,7 @@ class Run:
         How many tasks may run at once.
     """
 
-    def __init__(self, engine: Engine, limit: int) -> None:
+    def __init__(self, engine: Host, limit: int) -> None:
         self._engine = engine
         self._limit = limit
         self._graph = Graph()
@@ -139,7 +165,7 @@ class Run:
         """Wait until something has happened."""
         if self._here:
             if not self.inbox:
-                self._engine.look(self)
+                self._engine.look()
             self._run_here(self._here.popleft())
         elif not self.inbox:
             self._engine.wait(self)
@@ -147,6 +173,11 @@ class Run:
         if self._adapt():
             told.append(SlotsChanged(self.slots))
         return told
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to do for the thread that waits."""
+        return bool(self.inbox or self._here)
 
     def value_of(self, value: Any) -> Any:
         """Make the value that is meant."""
@@ -293,8 +324,5 @@ def kind_of(key: Key) -> Any:
 def died_of(died: Died) -> str:
     """Say what a user can do about a worker's death."""
     if died.signal == 9:  # noqa: PLR2004 - SIGKILL
-        return "SIGKILL most likely came from the system, for want of memory: use smaller chunks or fewer workers."
+        return "The system sends SIGKILL for want of memory: use smaller chunks, or fewer workers."
     return "A crash in compiled code does that: run the task with the synchronous scheduler to see where."
-
-
-__all__ = ["Run", "decode"]

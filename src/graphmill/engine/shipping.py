@@ -177,11 +177,7 @@ class _TaskPickler(Pickler):
         if kind.__name__ == "SerializableLock" and kind.__module__ == "dask.utils":
             return shipped.SharedLock, (obj.token,)
         reduced = super().reducer_override(obj)
-        if (
-            self._once
-            and reduced is not NotImplemented
-            and (kind is FunctionType or isinstance(obj, type))
-        ):
+        if self._once and reduced is not NotImplemented and (kind is FunctionType or isinstance(obj, type)):
             return shipped.function, (self._shipper.number_of(obj),)
         return reduced
 

@@ -68,6 +68,8 @@ _STDERR: Final = 2
 #: What `Pool.poll` gives: the worker's number, and a message of its or `Died`.
 Event: TypeAlias = tuple[int, Any]
 
+_STARTS_THREAD: Final = "starts a thread, so that forking would not be safe"
+
 #: Libraries seen to start threads when imported: no pool of this process tries them again.
 _start_threads: set[str] = set()
 
@@ -475,9 +477,10 @@ class Pool:
         near, far = _socket_pair()
         modules = launch.PRELOADS if self._preload is None else self._preload
         present = sys.modules if self._preload is None else dict.fromkeys(modules)
-        skip = _start_threads.union(self._left_out)
+        for name in launch.preloads(present, (), tuple(_start_threads.intersection(modules))):
+            self._left_out.setdefault(name, _STARTS_THREAD)
         last_attempt = self._attempts == _START_ATTEMPTS - 1
-        self._planned = () if last_attempt else tuple(launch.preloads(present, skip, modules))
+        self._planned = () if last_attempt else tuple(launch.preloads(present, self._left_out, modules))
         self._importing = None
         plan = Prepare(
             parent=self._pid,
@@ -560,7 +563,7 @@ class Pool:
             case Spoilt(blamed=blamed, innocent=innocent):
                 self._importing = None
                 _start_threads.update(blamed)
-                self._leave_out(blamed, innocent, "starts a thread, so that forking would not be safe")
+                self._leave_out(blamed, innocent, _STARTS_THREAD)
             case Forked(worker=number, pid=pid):
                 worker = self._workers[number]
                 worker.pid = pid
@@ -875,10 +878,11 @@ def _lifted(sock: socket.socket) -> socket.socket:
 def _inherited(descriptor: int) -> int | None:
     """Say what a child gets as its standard output or error: ours, or none if we have none."""
     try:
-        os.fstat(descriptor)
+        # Python keeps from children what it opens itself: then something else has taken the number.
+        ours = os.get_inheritable(descriptor)
     except OSError:
-        return subprocess.DEVNULL
-    return None
+        ours = False
+    return None if ours else subprocess.DEVNULL
 
 
 def _remember(pool: Pool) -> None:

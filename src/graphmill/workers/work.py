@@ -33,6 +33,8 @@ class Job(NamedTuple):
     node: Shipped
     #: Its inputs, by key.
     inputs: tuple[tuple[Key, Shipped], ...]
+    #: Whether it is known to be over so soon that reports of others may wait for it.
+    quick: bool = False
 
 
 class Freed(NamedTuple):

@@ -86,7 +86,10 @@ class Worker:
         looked = sent = time.perf_counter()
         while True:
             if self._jobs:
-                self._reports.append(self._finish_job(self._jobs.popleft()))
+                job = self._jobs.popleft()
+                if not job.quick:
+                    self._send_reports()
+                self._reports.append(self._finish_job(job))
                 now = time.perf_counter()
                 if now - sent > _PAUSE or not self._jobs:
                     self._send_reports()
@@ -176,7 +179,10 @@ class Worker:
         del node, inputs
         sending = _Sending(self._heap, self._reader, list(_extents_of(job)))  # type: ignore[arg-type]
         try:
-            result, wrote, value, writes = self._take_apart(sending, value, writes)
+            result = encode(value, sending.place, name="the result")
+            wrote = encode(writes, sending.place, name="what was written") if writes else None
+            # Let go of them, so that it can be told who else holds them.
+            del value, writes
             return Report(job.number, sending.settle(result), writes=sending.settle(wrote))
         except EncodeError as error:
             return Report(job.number, None, encode_exception(error))
@@ -186,12 +192,6 @@ class Worker:
             sending.close()
             if on:
                 self._learn(kind, sending.published)
-
-    def _take_apart(self, sending: _Sending, value: Any, writes: list[Any]) -> tuple[Any, Any, None, None]:
-        """Take the result apart, and let go of it, so that it can be told who else holds it."""
-        result = encode(value, sending.place, name="the result")
-        wrote = encode(writes, sending.place, name="what was written") if writes else None
-        return result, wrote, None, None
 
     def _learn(self, kind: Any, published: bool) -> None:
         if published:
