@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from graphmill.errors import EngineClosed
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.memory.arena import fitting_size, shared_memory_room
-from graphmill.memory.block import Encoded
+from graphmill.memory.block import BlockId, Encoded
 from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
@@ -101,6 +102,10 @@ class Engine:
         self._polling = False
         #: How many threads want the pool.
         self._wanting = 0
+        #: How deep the thread that has the lock is in what must not be disturbed.
+        self._depth = 0
+        #: Blocks of which a view has gone since anybody looked.
+        self._unseen: deque[BlockId] = deque()
         self._started = False
         self._closed = False
         #: The process that it belongs to.
@@ -149,7 +154,7 @@ class Engine:
             for arena in (own, overflow):
                 if arena is not None:
                     self.blocks.add_arena(arena, self.heap.give_back)
-            self._reader = Reader(self.crew.arenas)
+            self._reader = Reader(self.crew.arenas, self._on_view_gone)
             self._started = True
 
     def _lacks_shared_memory(self) -> bool:
@@ -299,7 +304,6 @@ class Engine:
             return nested
         finally:
             run.close()
-            self.look_after(())
 
     # ---- what runs need
 
@@ -315,7 +319,12 @@ class Engine:
                     condition.wait(PULSE)
                 if self._closed:
                     raise EngineClosed("The engine was closed while a graph ran")
-                yield
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                    self._unpin()
             finally:
                 self._wanting -= 1
                 if not self._wanting:
@@ -350,9 +359,10 @@ class Engine:
             self._condition.notify_all()
         if self._closed:
             raise EngineClosed("The engine was closed while a graph ran")
-        self.crew.take_in(events)
         if events:
-            self.crew.flush()
+            with self.access():
+                self.crew.take_in(events)
+                self.crew.flush()
 
     def stop(self, run: Run) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""
@@ -383,16 +393,38 @@ class Engine:
         return decode(value.payload, buffers)
 
     def look_after(self, values: Iterable[Any]) -> None:
-        """Forget changes to values that were read, and blocks that nobody in this process looks at."""
+        """Forget changes to values that were read."""
         with self.access():
             for value in values:
                 if isinstance(value, Encoded):
                     for extent in value.extents:
                         self._reader.drop_dirty(extent.id)
-            alive = self._reader.alive()
-            for block in self.blocks.pinned_by(PARENT):
-                if block not in alive:
+
+    def _on_view_gone(self, block: BlockId) -> None:
+        """Give memory back that the user has let go of: at once if nobody is at work, else soon.
+
+        Called by the interpreter whenever an array dies, so also in the middle of anything else.
+        """
+        self._unseen.append(block)
+        if self._condition.acquire(blocking=False):
+            try:
+                if not (self._depth or self._polling or self._closed):
+                    self._unpin()
+            finally:
+                self._condition.release()
+
+    def _unpin(self) -> None:
+        """Let go of blocks that nobody in this process looks at any more."""
+        if self._depth or not self._unseen:
+            return
+        self._depth += 1
+        try:
+            while self._unseen:
+                block = self._unseen.popleft()
+                if not self._reader.sees(block):
                     self.blocks.unpin(block, PARENT)
+        finally:
+            self._depth -= 1
 
 
 class _Results:

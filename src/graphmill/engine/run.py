@@ -75,7 +75,7 @@ class Host(Protocol):
         """Make the value that an encoded one stands for."""
 
     def look_after(self, values: Iterable[Any]) -> None:
-        """Forget changes to values that were read, and blocks that nobody in this process looks at."""
+        """Forget changes to values that were read."""
 
 
 class Run:
@@ -96,6 +96,10 @@ class Run:
         self._results: Collection[Key] = ()
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
+        self._released: list[tuple[Key, Any]] = []
+        #: What workers reported, and was not looked at by the thread whose run it is.
+        self._arrived: deque[tuple[Flight, Report, int]] = deque()
+        self._closed = False
         #: Tasks to be run in this process.
         self._here: deque[_Task] = deque()
         #: What has happened and was not told yet.
@@ -105,7 +109,8 @@ class Run:
         self._targets: list[int] = []
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
-        #: Warnings that were given already.
+        #: Warnings to be given, and those that were.
+        self._to_warn: list[Warned] = []
         self._warned: set[Warned] = set()
         self._ahead = 1
         self._mean = 0.0
@@ -140,10 +145,9 @@ class Run:
 
     def release(self, key: Key, value: Any) -> None:
         """Let go of a value."""
-        with self._engine.access():
-            self._release(key, value)
+        self._released.append((key, value))
 
-    def _release(self, key: Key, value: Any) -> None:
+    def _let_go(self, key: Key, value: Any) -> None:
         if id(value) in self._held:
             del self._held[id(value)]
             self._engine.blocks.drop(value.extents)
@@ -152,23 +156,32 @@ class Run:
             self._shipper.forget(shipped_data[0])
 
     def flush(self) -> None:
-        """Give workers what was submitted."""
-        if not self._submitted:
-            return
+        """Give back what was released, and give workers what was submitted."""
         submitted, self._submitted = self._submitted, []
+        released, self._released = self._released, []
+        if not submitted and not released:
+            return
         with self._engine.access():
+            for key, value in released:
+                self._let_go(key, value)
             for task in submitted:
                 self._begin(task)
             self._engine.crew.flush()
 
     def wait(self) -> Sequence[News]:
         """Wait until something has happened."""
-        if self._here:
-            if not self.inbox:
+        while not self.inbox:
+            if self._here:
                 self._engine.look()
-            self._run_here(self._here.popleft())
-        elif not self.inbox:
-            self._engine.wait(self)
+                self._run_here(self._here.popleft())
+            elif not self._arrived:
+                self._engine.wait(self)
+            with self._engine.access():
+                while self._arrived:
+                    self._look_at(*self._arrived.popleft())
+        if self._to_warn:
+            found, self._to_warn = self._to_warn, []
+            warn_again(found, self._warned)  # it raises where the user's filters make errors of warnings
         told, self.inbox = self.inbox, []
         if self._adapt():
             told.append(SlotsChanged(self.slots))
@@ -177,7 +190,7 @@ class Run:
     @property
     def has_news(self) -> bool:
         """Whether there is something to do for the thread that waits."""
-        return bool(self.inbox or self._here)
+        return bool(self.inbox or self._here or self._arrived)
 
     def value_of(self, value: Any) -> Any:
         """Make the value that is meant."""
@@ -244,16 +257,32 @@ class Run:
     # ---- the ends of tasks
 
     def on_report(self, flight: Flight, report: Report, worker: int) -> None:
-        """Take in what became of a job."""
+        """Take in what became of a job, on whatever thread; the run's own looks at it later."""
+        if self._closed:
+            self._drop_report(report)
+        else:
+            self._arrived.append((flight, report, worker))
+
+    def _drop_report(self, report: Report) -> None:
+        for value in (report.result, report.writes):
+            if value is not None:
+                self._engine.blocks.drop(value.extents)
+
+    def _look_at(self, flight: Flight, report: Report, worker: int) -> None:
+        """Turn a report into news."""
         task, node = flight.about
         self._shipper.forget(node)
-        warn_again(report.warned, self._warned)
+        self._to_warn.extend(report.warned)
         if report.result is not None:
             value = self._hold(Encoded.of(report.result.payload, report.result.extents))
-            self._engine.blocks.drop(report.result.extents)
-            if report.writes is not None:
-                self._write(report.writes)
-                self._engine.blocks.drop(report.writes.extents)
+            try:
+                if report.writes is not None:
+                    self._write(report.writes)
+            except Exception as error:  # noqa: BLE001 - the caller's object may raise anything
+                self.inbox.append(_failed(task.key, error))
+                return
+            finally:
+                self._drop_report(report)
             self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
             self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
         elif report.error is None:
@@ -261,8 +290,7 @@ class Run:
         elif report.stays:
             self._keep_here(task, decode_exception(report.error))
         else:
-            error = decode_exception(report.error)
-            self.inbox.append(TaskFailed(task.key, error, traceback=error.__traceback__))
+            self.inbox.append(_failed(task.key, decode_exception(report.error)))
 
     def on_lost(self, flight: Flight, died: Died) -> None:
         """Take in that a worker died while it ran a job."""
@@ -285,7 +313,7 @@ class Run:
             values = {key: self.value_of(value) for key, value in task.values.items()}
             result = task.node(values)
         except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
-            self.inbox.append(TaskFailed(task.key, error, traceback=error.__traceback__))
+            self.inbox.append(_failed(task.key, error))
         else:
             self.inbox.append(TaskFinished(task.key, result))
         finally:
@@ -305,6 +333,9 @@ class Run:
     def close(self) -> None:
         """Let go of everything; may be called again."""
         with self._engine.access():
+            self._closed = True
+            while self._arrived:
+                self._drop_report(self._arrived.popleft()[1])
             for value in self._held.values():
                 self._engine.blocks.drop(value.extents)
             self._held.clear()
@@ -314,6 +345,10 @@ class Run:
         for number in self._targets:
             shipped.forget_target(number)
         self._targets.clear()
+
+
+def _failed(key: Key, error: BaseException) -> TaskFailed:
+    return TaskFailed(key, error, traceback=error.__traceback__)
 
 
 def kind_of(key: Key) -> Any:

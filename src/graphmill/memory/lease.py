@@ -18,7 +18,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -58,6 +58,8 @@ class Reader:
     ----------
     arenas : mapping of int to Arena
         The arenas by number; looked up when a block is first viewed, so it may grow.
+    on_gone
+        Called with a block when a lease of it has gone, at any time and on any thread.
 
     Notes
     -----
@@ -65,8 +67,9 @@ class Reader:
     must be one reader only for each arena in a process: they would throw away each other's changes.
     """
 
-    def __init__(self, arenas: Mapping[int, Arena]) -> None:
+    def __init__(self, arenas: Mapping[int, Arena], on_gone: Callable[[BlockId], None] | None = None) -> None:
         self._arenas = arenas
+        self._on_gone = on_gone
         self._pages = PageMap()
         #: {block: the lease that further views of it share}: those of the tasks that run now.
         self._current: dict[BlockId, Lease] = {}
@@ -109,6 +112,14 @@ class Reader:
     def alive(self) -> set[BlockId]:
         """Tell which blocks somebody in this process still looks at."""
         return {lease.block for lease in self._leases() if lease() is not None}
+
+    def sees(self, block: BlockId) -> bool:
+        """Tell whether somebody in this process still looks at a block."""
+        lease = self._in_mapping.get(block)
+        if lease is not None and lease() is not None:
+            return True
+        windows = tuple(self._in_windows.values())
+        return any(each.block == block and each() is not None for each in windows)
 
     def locate(self, address: int, nbytes: int) -> Extent | None:
         """Find the block that memory of this process lies in.
@@ -199,6 +210,8 @@ class Reader:
             self._in_mapping.pop(block, None)
         self._in_windows.pop(id(lease), None)
         self._by_address = None
+        if self._on_gone is not None:
+            self._on_gone(block)
 
     def _revert(self, lease: Lease) -> None:
         """Throw away the changed pages of a block, and no others: those would have to be mapped again."""
