@@ -28,9 +28,11 @@ def test_netcdf(engine, tmp_path, backend):
     pytest.importorskip({"netcdf4": "netCDF4"}.get(backend, backend))
     data = xarray.DataArray(np.arange(12.0).reshape(3, 4), dims=("t", "x"), name="v").to_dataset()
     data.to_netcdf(tmp_path / "in.nc", engine=backend)
-    with xarray.open_dataset(tmp_path / "in.nc", chunks={"t": 1}, engine=backend) as source:
-        with dask.config.set(scheduler=engine.get):
-            (source + 1).to_netcdf(tmp_path / "out.nc", engine=backend)
+    with (
+        xarray.open_dataset(tmp_path / "in.nc", chunks={"t": 1}, engine=backend) as source,
+        dask.config.set(scheduler=engine.get),
+    ):
+        (source + 1).to_netcdf(tmp_path / "out.nc", engine=backend)
     with xarray.open_dataset(tmp_path / "out.nc", engine=backend) as found:
         assert (found["v"].values == np.arange(12.0).reshape(3, 4) + 1).all()
 
