@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from graphmill.workers import pool as pool_module
+from graphmill.workers import preload
 from graphmill.workers.pool import Pool
 
 #: Seconds until a test gives up waiting for what must happen.
@@ -48,7 +48,7 @@ def descriptors():
 def make_pool(monkeypatch):
     """Make pools whose workers find the module `serving`, and close them."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(pool_module, "_start_threads", set())
+    monkeypatch.setattr(preload, "_start_threads", set())
     pools = []
 
     def make(num_workers=1, *, serve="serving:echo", preload=(), **kwargs):

@@ -51,12 +51,6 @@ def test_search_path_finds_graphmill():
     assert launch.search_path([root, "/a"]) == [root, "/a"]
 
 
-def test_only_what_the_parent_has_is_imported():
-    present = dict.fromkeys(["numpy", "zarr", "dask", "json"])
-    assert launch.preloads(present, skip={"dask"}) == ["numpy", "zarr"]
-    assert launch.preloads(present, skip=(), among=["json", "xml"]) == ["json"]
-
-
 def test_interpreter_options_can_be_read_again():
     options = launch._interpreter_options()
     assert all(isinstance(option, str) for option in options)

@@ -70,9 +70,7 @@ def test_start_may_be_called_again(make_pool, ask):
 def test_close_ends_everything(make_pool, ask):
     pool = make_pool(2)
     pids = [ask(pool, "describe", worker=worker)["pid"] for worker in range(2)]
-    pool.poll(0)
-    # A worker may answer before the template has said which process it is.
-    assert all(pool.pid(worker) in (pids[worker], None) for worker in range(2))
+    assert pids == [pool.pid(0), pool.pid(1)]
     pool.close()
     pool.close()
     assert not any(map(psutil.pid_exists, pids))
@@ -145,8 +143,20 @@ def test_a_program_without_interpreter_is_told(make_pool, monkeypatch, attribute
 
 def test_an_interpreter_that_is_gone(make_pool, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(PoolError, match="cannot be started"):
-        make_pool().start()
+    pool = make_pool()
+    for _ in range(2):
+        with pytest.raises(PoolError, match="cannot be started"):
+            pool.start()
+
+
+def test_an_interpreter_that_goes_away(make_pool, monkeypatch):
+    pool = make_pool()
+    pool.start()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    os.kill(pool.template_pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(PoolError, match="cannot be started"):
+            pool.poll(LIMIT)
 
 
 # ---- what workers find
@@ -735,7 +745,7 @@ def test_a_library_that_blocks_is_left_out(make_pool, ask, library):
     pool = make_pool(preload=preload)
     pool.start()
     deadline = time.monotonic() + LIMIT
-    while pool._importing != "slow_library" and time.monotonic() < deadline:
+    while pool._preloads._importing != "slow_library" and time.monotonic() < deadline:
         pool.poll(0.01)
     pool._start_deadline = time.monotonic()  # as if it had taken long
     assert set(preload) & modules(ask, pool) == {"good_library"}

@@ -22,7 +22,8 @@ from typing import Any, Final, TypeAlias
 
 from graphmill.errors import ChannelClosed
 from graphmill.workers.channel import WaitChannel
-from graphmill.workers.messages import Place
+from graphmill.workers.messages import Hello, Place
+from graphmill.workers.place import follow
 from graphmill.workers.signals import TaskInterrupts
 
 #: From <linux/prctl.h>.
@@ -107,7 +108,9 @@ class Child:
             self._become_worker()
             setup = pickle.loads(self.setup)  # noqa: S301 - the parent's
             with socket.socket(fileno=self.descriptor) as sock:
-                self.serve(WorkerChannel(sock, self.number, setup, self.interrupts))
+                channel = WorkerChannel(sock, self.number, setup, self.interrupts)
+                channel.send(Hello(os.getpid()))
+                self.serve(channel)
         except ChannelClosed:
             return 0  # the parent wants no more of this worker, or is gone
         except SystemExit as error:
@@ -154,13 +157,8 @@ def flush_output() -> None:
 
 
 def _settled(message: object) -> bool:
-    """Follow the parent to where it looks for modules and files; False if a message is none of ours."""
+    """Deal with a message of the pool's own; False if it is none."""
     if not isinstance(message, Place):
         return False
-    if sys.path != list(message.path):
-        sys.path[:] = message.path
-    if message.folder is not None:
-        # A folder that is gone already is of no use to the parent either.
-        with contextlib.suppress(OSError):
-            os.chdir(message.folder)
+    follow(message)
     return True

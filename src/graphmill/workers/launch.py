@@ -1,4 +1,4 @@
-"""How the template process is called: command, environment, and what it imports beforehand.
+"""How the template process is called: its command and its environment.
 
 Works the answers out of what it is given, and starts nothing.
 """
@@ -6,9 +6,9 @@ Works the answers out of what it is given, and starts nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import graphmill.errors
 from graphmill.errors import PoolError
@@ -32,50 +32,6 @@ _ONE_THREAD: Final = (
 #: jemalloc as such, in pyarrow, and in libraries written in Rust: its thread for returning memory
 #: would run in the template, which must have no other thread when it forks.
 _JEMALLOC: Final = ("MALLOC_CONF", "JE_ARROW_MALLOC_CONF", "_RJEM_MALLOC_CONF")
-
-#: Libraries worth sharing between workers, those that others need first. Only those are imported that
-#: the parent has imported too.
-PRELOADS: Final = (
-    "numpy",
-    "numpy.random",
-    "numpy.linalg",
-    "numpy.fft",
-    "numpy.ma",
-    "cloudpickle",
-    "toolz",
-    "fsspec",
-    "scipy",
-    "scipy.linalg",
-    "scipy.ndimage",
-    "scipy.sparse",
-    "scipy.special",
-    "scipy.interpolate",
-    "scipy.signal",
-    "scipy.optimize",
-    "scipy.stats",
-    "numcodecs",
-    "zarr",
-    "h5py",
-    "netCDF4",
-    "h5netcdf",
-    "tifffile",
-    "numexpr",
-    "numba",
-    "bottleneck",
-    "sparse",
-    "pandas",
-    "pyarrow",
-    "dask",
-    "dask.array",
-    "dask.bag",
-    "dask.dataframe",
-    "dask.delayed",
-    "xarray",
-    "flox",
-    "skimage",
-    "sklearn",
-    "dask_image",
-)
 
 #: Interpreter options (-X) that would make every worker print, or slow it down.
 _NOT_FOR_WORKERS: Final = frozenset({"importtime", "showrefcount", "showalloccount", "tracemalloc"})
@@ -152,18 +108,3 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     if not chosen.get("PYTHONHASHSEED", "").isdecimal():
         chosen["PYTHONHASHSEED"] = "0"
     return chosen
-
-
-def preloads(modules: Mapping[str, Any], skip: Container[str], among: Sequence[str] = PRELOADS) -> list[str]:
-    """Choose what the template should import: what the parent has loaded, if it is on the list.
-
-    Parameters
-    ----------
-    modules : mapping
-        As `sys.modules`.
-    skip : container of str
-        Modules that made trouble.
-    among : sequence of str, optional
-        The list, in the order of importing.
-    """
-    return [name for name in among if name in modules and name not in skip]

@@ -35,6 +35,14 @@ class Place:
     folder: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of a worker: whoever has heard of it knows its process, too."""
+
+    #: Its process.
+    pid: int
+
+
 # ---- from the parent to the template
 
 

@@ -21,8 +21,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
@@ -30,6 +28,8 @@ from weakref import WeakSet
 from graphmill.errors import ChannelClosed, PoolError, UnsupportedPlatform
 from graphmill.workers import launch, leftovers
 from graphmill.workers.channel import PollChannel
+from graphmill.workers.descriptors import STDERR, STDOUT, is_standard, socket_pair
+from graphmill.workers.handle import Handle, Phase
 from graphmill.workers.messages import (
     ANY_TASK,
     Died,
@@ -39,16 +39,18 @@ from graphmill.workers.messages import (
     Forked,
     Goodbye,
     Guard,
+    Hello,
     Importing,
     Interrupt,
     Kill,
     NotForked,
-    Place,
     Prepare,
     Ready,
     Spoilt,
     Unguard,
 )
+from graphmill.workers.place import Surroundings
+from graphmill.workers.preload import Preloads
 from graphmill.workers.signals import InterruptHold
 
 logger = logging.getLogger(__name__)
@@ -63,52 +65,11 @@ END_LIMIT: Final = 2.0
 #: Seconds that `close` waits for the template, which has limits of its own, before it is killed.
 CLOSE_LIMIT: Final = 8.0
 
-_STDERR: Final = 2
-
 #: What `Pool.poll` gives: the worker's number, and a message of its or `Died`.
 Event: TypeAlias = tuple[int, Any]
 
-_STARTS_THREAD: Final = "starts a thread, so that forking would not be safe"
-
-#: Libraries seen to start threads when imported: no pool of this process tries them again.
-_start_threads: set[str] = set()
-
 #: Pools to be closed when the interpreter ends, and let go of after a fork.
 _open_pools: WeakSet[Pool] = WeakSet()
-
-
-class _Phase(Enum):
-    """Where a worker stands."""
-
-    #: Asked for; its process is not known yet.
-    STARTING = auto()
-    #: Its process runs, as far as is known.
-    RUNNING = auto()
-    #: Its process is gone, and that has been told.
-    DEAD = auto()
-
-
-@dataclass(slots=True)
-class _Worker:
-    """A place for a worker, and who has it now."""
-
-    #: From 0.
-    number: int
-    phase: _Phase = _Phase.DEAD
-    #: Our end of its channel, until its death was told.
-    channel: PollChannel | None = None
-    #: Its end, until it is known to have it.
-    far_end: socket.socket | None = None
-    #: Its process, once known.
-    pid: int | None = None
-    #: Where it looks for modules and files, as far as it was told.
-    place: Place | None = None
-    #: What the selector looks for on the channel; 0 if it is not registered.
-    events: int = 0
-    #: Its template is gone, and nobody will tell how it ended.
-    orphaned: bool = False
-    #: It was ended by force, since its time was up.
-    forced: bool = False
 
 
 class Pool:
@@ -153,12 +114,8 @@ class Pool:
         "_events",
         "_failure",
         "_guarded",
-        "_importing",
-        "_left_out",
         "_pid",
-        "_place",
-        "_planned",
-        "_preload",
+        "_preloads",
         "_process",
         "_ready",
         "_selector",
@@ -191,10 +148,8 @@ class Pool:
             raise ValueError(f"A pool needs at least one worker; got {num_workers}")
         self._serve = serve
         self._setup = pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
-        self._preload = None if preload is None else tuple(preload)
-        #: Modules not to import beforehand, and why.
-        self._left_out: dict[str, str] = {}
-        self._workers = [_Worker(number) for number in range(num_workers)]
+        self._preloads = Preloads(preload)
+        self._workers = [Handle(number) for number in range(num_workers)]
         self._guarded: dict[str, None] = {}
         self._events: list[Event] = []
         #: Why the pool cannot be used any more.
@@ -203,11 +158,9 @@ class Pool:
         self._trouble: str | None = None
         #: When to stop waiting for the end of workers that should have ended, by number.
         self._deadlines: dict[int, float] = {}
-        #: What `sys.path` and the working directory were last seen to be, and what workers are told of it.
-        self._surroundings: tuple[tuple[str, ...], str | None] | None = None
-        self._place = Place((), None)
-        #: What the workers know of it that are forked next.
-        self._template_place = self._place
+        self._surroundings = Surroundings()
+        #: Where the workers look for modules and files that are forked next.
+        self._template_place = self._surroundings.here()
         self._pid = os.getpid()
         self._selector: selectors.BaseSelector | None = None
         self._wake_ends: tuple[socket.socket, socket.socket] | None = None
@@ -219,10 +172,6 @@ class Pool:
         self._ready = False
         #: How many templates were started since one was ready.
         self._attempts = 0
-        #: What the template was asked to import.
-        self._planned: tuple[str, ...] = ()
-        #: What it imports now, until it is ready.
-        self._importing: str | None = None
         self._start_deadline = 0.0
         self._closed = False
 
@@ -259,10 +208,10 @@ class Pool:
     @property
     def left_out(self) -> dict[str, str]:
         """Modules that workers do not share, and why: each that needs one imports it for itself."""
-        return dict(self._left_out)
+        return dict(self._preloads.left_out)
 
     def pid(self, worker: int) -> int | None:
-        """Give a worker's process id; None while it starts, and once it is dead."""
+        """Give a worker's process id; None while it starts, before its first message, and once it is dead."""
         return self._workers[worker].pid
 
     def start(self) -> None:
@@ -280,12 +229,16 @@ class Pool:
             return
         with InterruptHold():
             self._selector = selectors.DefaultSelector()
-            self._wake_ends = _socket_pair()
+            self._wake_ends = socket_pair()
             for end in self._wake_ends:
                 end.setblocking(False)
             self._selector.register(self._wake_ends[0], selectors.EVENT_READ)
+            try:
+                self._start_template()
+            except BaseException:
+                self._close_descriptors()
+                raise
             _remember(self)
-            self._start_template()
             for worker in self._workers:
                 self._start_worker(worker)
 
@@ -299,8 +252,10 @@ class Pool:
         if os.getpid() != self._pid:
             self._abandon()
             return
+        self._closed = True
+        if self._selector is None:
+            return  # it never started
         with InterruptHold():
-            self._closed = True
             _open_pools.discard(self)
             for worker in self._workers:
                 self._forget(worker)
@@ -321,7 +276,7 @@ class Pool:
         """
         self._require_usable()
         place = self._workers[worker]
-        if self._selector is None or place.phase is not _Phase.DEAD:
+        if self._selector is None or place.phase is not Phase.DEAD:
             raise PoolError(f"Worker {worker} cannot be started again: it is not dead")
         with InterruptHold():
             if self._control is None:
@@ -354,12 +309,12 @@ class Pool:
         if channel is None:
             raise PoolError(f"Worker {worker} is dead; restart it first")
         with InterruptHold(), self._losing(place, channel):
-            here = self._here()
+            here = self._surroundings.here()
             if place.place is not here:
                 channel.send(here)
                 place.place = here
             channel.send(*messages)
-            self._watch(place, channel)
+            place.watch(self._registry())
 
     def poll(self, timeout: float) -> list[Event]:
         """Wait for messages of workers, and for deaths.
@@ -474,31 +429,25 @@ class Pool:
     # ---- the template
 
     def _start_template(self) -> None:
-        near, far = _socket_pair()
-        modules = launch.PRELOADS if self._preload is None else self._preload
-        present = sys.modules if self._preload is None else dict.fromkeys(modules)
-        for name in launch.preloads(present, (), tuple(_start_threads.intersection(modules))):
-            self._left_out.setdefault(name, _STARTS_THREAD)
+        near, far = socket_pair()
         last_attempt = self._attempts == _START_ATTEMPTS - 1
-        self._planned = () if last_attempt else tuple(launch.preloads(present, self._left_out, modules))
-        self._importing = None
         plan = Prepare(
             parent=self._pid,
             serve=self._serve,
             setup=self._setup,
-            preload=self._planned,
+            preload=self._preloads.plan(sys.modules, nothing=last_attempt),
             argv=tuple(getattr(sys, "argv", ())),
             workers=len(self._workers),
         )
         try:
             with far:
-                self._template_place = self._here()
+                self._template_place = self._surroundings.here()
                 self._process = subprocess.Popen(  # noqa: S603 - the interpreter that runs this
                     launch.command(far.fileno(), self._template_place.path),
                     env=launch.environment(os.environ),
                     stdin=subprocess.DEVNULL,
-                    stdout=_inherited(1),
-                    stderr=_inherited(2),
+                    stdout=_inherited(STDOUT),
+                    stderr=_inherited(STDERR),
                     pass_fds=(far.fileno(),),
                     start_new_session=True,
                 )
@@ -554,21 +503,15 @@ class Pool:
     def _hear(self, message: object) -> None:
         match message:
             case Importing(module=module):
-                self._importing = module
+                self._preloads.importing(module)
             case Ready(failed=failed):
                 self._ready = True
-                self._importing = None
                 self._attempts = 0
-                self._left_out.update({name: f"cannot be imported: {reason}" for name, reason in failed})
+                self._preloads.done(failed)
             case Spoilt(blamed=blamed, innocent=innocent):
-                self._importing = None
-                _start_threads.update(blamed)
-                self._leave_out(blamed, innocent, _STARTS_THREAD)
+                self._preloads.started_threads(blamed, innocent, again=self._attempts > 1)
             case Forked(worker=number, pid=pid):
-                worker = self._workers[number]
-                worker.pid = pid
-                worker.phase = _Phase.RUNNING
-                self._hand_over(worker)
+                self._workers[number].began(pid)
             case Exited(worker=number, pid=pid, code=code):
                 if self._workers[number].pid == pid:
                     died = Died(pid, code, None) if code >= 0 else Died(pid, None, -code)
@@ -581,44 +524,24 @@ class Pool:
             case _:
                 raise PoolError(f"The template process said what nobody understands: {message!r}")
 
-    def _leave_out(self, blamed: Sequence[str], innocent: Sequence[str], reason: str) -> None:
-        """Import less beforehand next time.
-
-        Parameters
-        ----------
-        blamed
-            Modules that made trouble.
-        innocent
-            Those that were imported before it began.
-        reason
-            What the trouble is.
-        """
-        self._left_out.update(dict.fromkeys(blamed, reason))
-        if self._attempts > 1:
-            # Those that are imported later may import a culprit too: only what came before is beyond doubt.
-            doubtful = set(self._planned).difference(blamed, innocent)
-            self._left_out.update(dict.fromkeys(doubtful, f"may import a module that {reason}"))
-        logger.info("Not imported before forking: %s: %s", ", ".join(blamed), reason)
-
     def _template_ended(self) -> None:
         """The template is gone: its workers go with it, those that it had not begun do not."""
         was_ready = self._ready
         self._drop_template()
-        if not was_ready and self._importing is not None:
-            before = self._planned[: self._planned.index(self._importing)]
-            self._leave_out([self._importing], before, "ends or blocks the process that imports it")
+        if not was_ready:
+            self._preloads.died(again=self._attempts > 1)
         waiting = False
         for worker in self._workers:
-            if worker.phase is _Phase.DEAD:
+            if worker.phase is Phase.DEAD:
                 continue
-            if worker.phase is _Phase.STARTING and not was_ready:
+            if worker.phase is Phase.STARTING and not was_ready:
                 waiting = True
                 continue
             worker.orphaned = True
             self._deadlines[worker.number] = time.monotonic() + END_LIMIT
             # If its process is not known, it may have begun all the same, and have read some of its
             # messages: they cannot be sent anew. Without this end, the channel's end shows when it is gone.
-            self._hand_over(worker)
+            worker.hand_over()
             if worker.channel is not None and worker.channel.ended:
                 self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
         if waiting and self._failure is None:
@@ -632,9 +555,13 @@ class Pool:
                 "what it printed may say why"
             )
             return
-        self._start_template()
+        try:
+            self._start_template()
+        except PoolError as error:
+            self._failure = str(error)
+            return
         for worker in self._workers:
-            if worker.phase is _Phase.STARTING and worker.far_end is not None:
+            if worker.phase is Phase.STARTING and worker.far_end is not None:
                 self._tell(Fork(worker.number), worker.far_end.fileno())
 
     def _drop_template(self) -> None:
@@ -651,7 +578,10 @@ class Pool:
                 process.wait(END_LIMIT)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(END_LIMIT)
+                try:
+                    process.wait(END_LIMIT)
+                except subprocess.TimeoutExpired:
+                    logger.warning("The template process %d does not end, though it was killed", process.pid)
 
     def _wait_for_template(self, deadline: float) -> None:
         """Wait for the template to end; whatever it says is of no interest any more."""
@@ -664,46 +594,32 @@ class Pool:
 
     # ---- workers
 
-    def _start_worker(self, worker: _Worker) -> None:
-        near, worker.far_end = _socket_pair()
-        worker.channel = PollChannel(near)
-        worker.phase = _Phase.STARTING
-        worker.place = self._template_place
-        worker.orphaned = worker.forced = False
-        self._watch(worker, worker.channel)
-        self._tell(Fork(worker.number), worker.far_end.fileno())
+    def _start_worker(self, worker: Handle) -> None:
+        descriptor = worker.open(self._registry(), self._template_place)
+        self._tell(Fork(worker.number), descriptor)
 
-    def _watch(self, worker: _Worker, channel: PollChannel) -> None:
-        """Have the selector look for what can happen to a worker's channel."""
-        if channel.ended:
-            events = 0  # it would be readable for ever
-        else:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.unsent else 0)
-        if events == worker.events:
-            return
-        if not events:
-            self._registry().unregister(channel)
-        elif worker.events:
-            self._registry().modify(channel, events, worker)
-        else:
-            self._registry().register(channel, events, worker)
-        worker.events = events
-
-    def _on_worker(self, worker: _Worker, channel: PollChannel, events: int) -> None:
+    def _on_worker(self, worker: Handle, channel: PollChannel, events: int) -> None:
         with self._losing(worker, channel):
             if events & selectors.EVENT_WRITE:
                 channel.flush()
             if events & selectors.EVENT_READ:
-                self._events.extend((worker.number, message) for message in channel.receive())
-        self._watch(worker, channel)
+                self._listen(worker, channel.receive())
+        worker.watch(self._registry())
         if channel.ended:
             if worker.orphaned:
                 self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
             else:
                 self._deadlines.setdefault(worker.number, time.monotonic() + END_LIMIT)
 
+    def _listen(self, worker: Handle, messages: list[Any]) -> None:
+        for message in messages:
+            if type(message) is Hello:
+                worker.began(message.pid)
+            else:
+                self._events.append((worker.number, message))
+
     @contextlib.contextmanager
-    def _losing(self, worker: _Worker, channel: PollChannel) -> Iterator[None]:
+    def _losing(self, worker: Handle, channel: PollChannel) -> Iterator[None]:
         """End a worker whose channel loses its place; nobody could hear of it any more."""
         try:
             yield
@@ -711,12 +627,12 @@ class Pool:
             if channel.lost and not channel.ended:
                 logger.warning("The channel to worker %d is lost: %s", worker.number, error)
                 channel.ended = True
-                self._watch(worker, channel)
+                worker.watch(self._registry())
                 self._force(worker)
             if not isinstance(error, ChannelClosed):
                 raise
 
-    def _force(self, worker: _Worker) -> None:
+    def _force(self, worker: Handle) -> None:
         """End a worker that should have ended; its last deadline begins."""
         worker.forced = True
         self._deadlines[worker.number] = time.monotonic() + END_LIMIT
@@ -727,34 +643,20 @@ class Pool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
 
-    def _bury(self, worker: _Worker, died: Died) -> None:
+    def _bury(self, worker: Handle, died: Died) -> None:
         """Tell a worker's death, after all that it had sent."""
         channel = worker.channel
         try:
             if channel is not None:
-                self._events.extend((worker.number, message) for message in channel.drain())
+                self._listen(worker, channel.drain())
         finally:
             self._events.append((worker.number, died))
             self._forget(worker)
 
-    def _forget(self, worker: _Worker) -> None:
+    def _forget(self, worker: Handle) -> None:
         """Let go of a worker."""
-        self._hand_over(worker)
         self._deadlines.pop(worker.number, None)
-        channel, worker.channel = worker.channel, None
-        if channel is not None:
-            if worker.events:
-                self._registry().unregister(channel)
-            worker.events = 0
-            channel.close()
-        worker.pid = None
-        worker.phase = _Phase.DEAD
-
-    def _hand_over(self, worker: _Worker) -> None:
-        """Close the end of a worker's channel that the worker has got."""
-        far_end, worker.far_end = worker.far_end, None
-        if far_end is not None:
-            far_end.close()
+        worker.clear(self._registry())
 
     # ---- waiting
 
@@ -767,7 +669,7 @@ class Pool:
             hold.close_window()
         for key, events in ready:
             source = key.fileobj
-            worker: _Worker | None = key.data
+            worker: Handle | None = key.data
             if worker is not None:
                 channel = worker.channel
                 # What came before in this list may have let go of it.
@@ -822,22 +724,12 @@ class Pool:
         if self._failure or trouble:
             raise PoolError(self._failure or trouble)
 
-    def _here(self) -> Place:
-        """Say where to look for modules and files; the same object as long as nothing changes."""
-        try:
-            folder = os.getcwd()  # noqa: PTH109 - called for each message, and this is faster
-        except OSError:
-            folder = None  # it was removed
-        surroundings = (tuple(sys.path), folder)
-        if surroundings != self._surroundings:
-            self._surroundings = surroundings
-            self._place = Place(tuple(launch.search_path(sys.path)), folder)
-        return self._place
-
     def _close_descriptors(self) -> None:
-        if self._selector is not None:
-            self._selector.close()
-        for end in self._wake_ends or ():
+        selector, self._selector = self._selector, None
+        if selector is not None:
+            selector.close()
+        ends, self._wake_ends = self._wake_ends, None
+        for end in ends or ():
             end.close()
 
     def _abandon(self) -> None:
@@ -848,9 +740,7 @@ class Pool:
         """
         self._closed = True
         for worker in self._workers:
-            for end in (worker.channel, worker.far_end):
-                if end is not None:
-                    end.close()
+            worker.abandon()
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -859,30 +749,9 @@ class Pool:
             self._close_descriptors()
 
 
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Make two connected sockets, none of which can be taken for standard input, output or error."""
-    near, far = socket.socketpair()
-    return _lifted(near), _lifted(far)
-
-
-def _lifted(sock: socket.socket) -> socket.socket:
-    """Move a socket above the standard descriptors, if these were closed and it got one of them."""
-    if sock.fileno() > _STDERR:
-        return sock
-    import fcntl  # noqa: PLC0415 - Windows has none, and must be able to import this module
-
-    with sock:
-        return socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, _STDERR + 1))
-
-
 def _inherited(descriptor: int) -> int | None:
     """Say what a child gets as its standard output or error: ours, or none if we have none."""
-    try:
-        # Python keeps from children what it opens itself: then something else has taken the number.
-        ours = os.get_inheritable(descriptor)
-    except OSError:
-        ours = False
-    return None if ours else subprocess.DEVNULL
+    return None if is_standard(descriptor) else subprocess.DEVNULL
 
 
 def _remember(pool: Pool) -> None:
