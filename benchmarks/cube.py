@@ -102,7 +102,11 @@ def make_cube(folder: Path, cube: Cube, tell: Callable[[int], None] | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     shape = (cube.days, cube.height, cube.width)
     array: Any = zarr.create_array(
-        str(unfinished), shape=shape, chunks=(CHUNK, *shape[1:]), dtype="f4", dimension_names=("time", "y", "x")
+        str(unfinished),
+        shape=shape,
+        chunks=(CHUNK, *shape[1:]),
+        dtype="f4",
+        dimension_names=("time", "y", "x"),
     )
     weather = Weather(cube)
     for first in range(0, cube.days, CHUNK):

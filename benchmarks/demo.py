@@ -21,8 +21,15 @@ from typing import Any
 import numpy as np
 import zarr
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from benchmarks.cube import Cube, make_cube
@@ -69,7 +76,9 @@ class Demo:
         What to print on.
     """
 
-    def __init__(self, folder: Path, example: str, workers: int | None, repeats: int, console: Console) -> None:
+    def __init__(
+        self, folder: Path, example: str, workers: int | None, repeats: int, console: Console
+    ) -> None:
         self._folder = folder
         self._example = example
         self._workers = workers
@@ -135,7 +144,9 @@ class Demo:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         quiet = not self._console.is_terminal
         # Drawn only as often as there is something new: a thread that redraws would cost time.
-        with Progress(*columns, console=self._console, transient=True, auto_refresh=False, disable=quiet) as progress:
+        with Progress(
+            *columns, console=self._console, transient=True, auto_refresh=False, disable=quiet
+        ) as progress:
             told = Told(progress, f"{self._example} with {scheduler}")
             footprint = watch(command, tell=None if quiet else told)
         said = footprint.output.strip() or "(nothing)"

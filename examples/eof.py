@@ -37,4 +37,6 @@ if args.output:
     patterns = (matrix @ leading.astype("f4")).T.reshape(3, height, width)
     write = patterns.rechunk({0: 1, 1: -1, 2: -1}).to_zarr(args.output, overwrite=True, compute=False)
     write.compute(scheduler=scheduler, num_workers=args.workers)
-print("explained by the leading patterns:", *(f"{share:.1%}" for share in variances[:-4:-1] / variances.sum()))
+print(
+    "explained by the leading patterns:", *(f"{share:.1%}" for share in variances[:-4:-1] / variances.sum())
+)

@@ -9,7 +9,7 @@ Knows arenas and blocks. Must not know tasks, runs, or how messages travel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphmill.memory.arena import Arena
@@ -105,7 +105,7 @@ class Blocks:
 
     # ---- who needs what
 
-    def hold(self, extents: Iterable[Extent]) -> None:
+    def hold(self, extents: Sequence[Extent]) -> None:
         """Count one more value that is kept, and that lies there."""
         for extent in _blocks_of(extents):
             record = self._records.get(extent.id)
@@ -122,7 +122,7 @@ class Blocks:
         record = self._records[extent.id] = _Record(extent.length)
         return record
 
-    def drop(self, extents: Iterable[Extent]) -> None:
+    def drop(self, extents: Sequence[Extent]) -> None:
         """Count one value less."""
         for extent in _blocks_of(extents):
             record = self._records[extent.id]
@@ -173,6 +173,6 @@ class Blocks:
             home.arena.unlink()
 
 
-def _blocks_of(extents: Iterable[Extent]) -> list[Extent]:
+def _blocks_of(extents: Sequence[Extent]) -> Iterable[Extent]:
     """Give one extent for each block."""
-    return list({extent.id: extent for extent in extents}.values())
+    return {extent.id: extent for extent in extents}.values() if extents else ()

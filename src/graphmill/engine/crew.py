@@ -9,7 +9,7 @@ Knows the pool, arenas and blocks. Must not know graphs, nor how a run goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,12 +56,8 @@ class Flight:
     about: Any
     #: Seconds that it is expected to take.
     expected: float = UNKNOWN
-
-    def extents(self) -> Iterator[Extent]:
-        """Give all that the worker reads."""
-        yield from self.job.node.extents
-        for _, value in self.job.inputs:
-            yield from value.extents
+    #: All that the worker reads.
+    extents: tuple[Extent, ...] = ()
 
 
 @dataclass(slots=True)
@@ -181,7 +177,7 @@ class Crew:
         self._give(seat, flight)
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
-        self._blocks.hold(flight.extents())
+        self._blocks.hold(flight.extents)
         seat.flights[flight.job.number] = flight
         seat.load += flight.expected
         seat.jobs.append(flight)
@@ -252,7 +248,7 @@ class Crew:
             took = report.seconds
             self._seconds[flight.kind] = took if before is None else 0.75 * before + 0.25 * took
         flight.client.on_report(flight, report, seat.number)
-        self._blocks.drop(flight.extents())
+        self._blocks.drop(flight.extents)
         for block in report.unpinned:
             self._blocks.unpin(block, seat.number)
 
@@ -278,7 +274,7 @@ class Crew:
                 flight.client.on_lost(flight, died)
             else:
                 self.submit(flight)
-            self._blocks.drop(flight.extents())
+            self._blocks.drop(flight.extents)
 
     # ---- an end before time
 
@@ -291,7 +287,7 @@ class Crew:
                 if number in unsent:
                     flight = seat.flights.pop(number)
                     seat.jobs.remove(flight)
-                    self._blocks.drop(flight.extents())
+                    self._blocks.drop(flight.extents)
                 else:
                     seat.cancelled.append(number)
                     self._pool.interrupt(seat.number, number)

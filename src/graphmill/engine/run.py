@@ -231,16 +231,25 @@ class Run:
     def _prepare(self, task: _Task) -> Flight:
         node, functions = self._shipper.ship(task.node, f"the task {task.key!r}")
         inputs = []
+        extents = node.extents
         for key, value in task.values.items():
-            if id(value) in self._held:
-                inputs.append((key, Shipped(value.payload, value.extents)))
-            else:
+            encoded = value
+            if id(value) not in self._held:
                 encoded, more = self._ship_data(key, value)
-                inputs.append((key, Shipped(encoded.payload, encoded.extents)))
                 functions += more
+            inputs.append((key, Shipped(encoded.payload, encoded.extents)))
+            extents += encoded.extents
         number = self._engine.numbers.next()
         job = Job(number, Shipped(node.payload, node.extents), tuple(inputs))
-        return Flight(self, job, functions, self._shipper.packed, kind_of(task.key), (task, node))
+        return Flight(
+            self,
+            job,
+            functions,
+            self._shipper.packed,
+            kind_of(task.key),
+            (task, node),
+            extents=extents,
+        )
 
     def _ship_data(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
         """Pack a value that is in this process, once for all tasks that need it."""
