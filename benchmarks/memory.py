@@ -46,6 +46,11 @@ def add_one(x: Array) -> None:
     x + 1
 
 
+def empty_like(x: Array) -> None:
+    """Make an array as large as another one, and let go of it unused."""
+    np.empty(x.size)
+
+
 def fill(x: Array) -> None:
     """Make an array of zeros as large as another one, touch every page, and let go of it."""
     np.zeros(x.size)[::512] = 1
@@ -96,18 +101,20 @@ def births(handler: NumpyHandler) -> None:
 
 def calls(handler: NumpyHandler) -> None:
     """Compare what an array costs that hardly has any data."""
-    print("one np.empty")
-    for size in (10, 1000, 8000, 9000):
+    for name, function in (("np.empty", empty_like), ("x + 1", add_one)):
+        print(f"one {name}")
+        for size in (10, 1000, 8000, 9000):
+            x = np.ones(size)
 
-        def default(size: int = size) -> float:
-            return seconds(np.empty, size, times=20_000)
+            def default(function: Callable[[Array], None] = function, x: Array = x) -> float:
+                return seconds(function, x, times=5_000)
 
-        def switched_on(size: int = size) -> float:
-            with handler:
-                return seconds(np.empty, size, times=20_000)
+            def switched_on(function: Callable[[Array], None] = function, x: Array = x) -> float:
+                with handler:
+                    return seconds(function, x, times=5_000)
 
-        off, on = in_turn(default, switched_on, repeats=5)
-        print(f"  {8 * size:>6} bytes{off * 1e6:9.2f} µs off{on * 1e6:7.2f} µs on{on / off:7.1f} x")
+            off, on = in_turn(default, switched_on)
+            print(f"  {8 * size:>6} bytes{off * 1e6:9.2f} µs off{on * 1e6:7.2f} µs on{on / off:7.2f} x")
 
 
 class Churn:
@@ -224,7 +231,7 @@ def main() -> int:
         heap, reader = Heap(arena), Reader({0: arena})
         handler = NumpyHandler.create(heap)
         if handler is None:
-            print("this NumPy cannot be given a handler")
+            print("this NumPy takes no handler, or graphmill was built without a compiler")
             return 1
         births(handler)
         calls(handler)

@@ -11,6 +11,7 @@ import pytest
 
 import graphmill
 from graphmill.memory.leftovers import SHARED_MEMORY
+from graphmill.memory.numpy_handler import LIBRARY, find_interface, load_library
 
 SOURCE = str(Path(graphmill.__file__).parents[1])
 ENVIRONMENT = {
@@ -69,6 +70,15 @@ def script():
         return run.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def needs_handler():
+    """Skip where NumPy cannot be given a handler."""
+    if find_interface() is None:
+        pytest.skip("this NumPy takes no handler")
+    if load_library(LIBRARY) is None:
+        pytest.skip("graphmill was built without a compiler")
 
 
 @pytest.fixture(scope="session")

@@ -397,8 +397,26 @@ def test_a_busy_heap_says_so_and_releases_wait(heap):
         assert heap.resize(address, PAGE) == 0
         heap.release(address)
         assert address in heap.live
-    assert heap.allocate(PAGE) == address + 2 * PAGE
-    assert heap.usage() == HeapUsage(PAGE, 0, 2 * PAGE)
+    assert heap.allocate(PAGE) == address, "it is released before more is given out"
+    assert heap.usage() == HeapUsage(PAGE, 0, PAGE)
+
+
+def test_what_others_note_is_released_when_the_heap_is_used(heap):
+    noted = []
+    heap.add_source(lambda: noted.pop() if noted else 0)
+    first, second, third = (heap.allocate(PAGE) for _ in range(3))
+    claim = heap.claim(second, PAGE)
+    noted += [first]
+    assert heap.allocate(PAGE) == first
+    noted += [second]
+    extent = heap.settle(claim)
+    assert extent.block == second - heap.places[0][0]
+    noted += [first, third]
+    assert heap.usage() == HeapUsage(0, PAGE, 2 * PAGE)
+    address = heap.allocate(PAGE)
+    noted += [address]
+    assert heap.trim(SIZE) == 2 * PAGE * CAN_REVERT
+    assert heap.copy_in(b"x").block != extent.block
 
 
 class Holder:
@@ -471,6 +489,7 @@ del idle
 
 
 @pytest.mark.skipif(not CAN_REVERT, reason="segments cannot be made private here")
+@pytest.mark.usefixtures("needs_handler")
 def test_a_task_may_fork(script):
     source = (
         FORK
@@ -498,6 +517,7 @@ del held, theirs
     assert script(source) == "None True\n"
 
 
+@pytest.mark.usefixtures("needs_handler")
 def test_a_forked_copy_publishes_nothing(script):
     source = (
         FORK
@@ -524,6 +544,7 @@ heap.abandon(claim)
     assert script(source) == "4\n"
 
 
+@pytest.mark.usefixtures("needs_handler")
 def test_a_process_may_fork_after_the_arena_was_closed(script):
     source = (
         FORK
@@ -541,6 +562,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="nothing can be mounted in its place")
+@pytest.mark.usefixtures("needs_handler")
 def test_a_full_dev_shm_sends_arrays_to_the_file(script, tmp_path, small_shared_memory):
     source = """
 import sys

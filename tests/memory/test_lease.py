@@ -471,6 +471,7 @@ with Arena.create(0, 1 << 24, folder) as arena:
 """
 
 
+@pytest.mark.usefixtures("needs_handler")
 @pytest.mark.parametrize("kind", ["shared memory", "file"])
 def test_without_what_only_linux_has_it_is_slower_but_right(script, tmp_path, kind):
     assert script(ELSEWHERE, tmp_path, kind) == "False True\n"

@@ -5,7 +5,11 @@ import ctypes
 import gc
 import operator
 import pickle
+import shutil
+import subprocess
+import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -14,12 +18,21 @@ from graphmill.errors import ArenaFull
 from graphmill.memory import numpy_handler
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.heap import Heap, HeapUsage
-from graphmill.memory.numpy_handler import THRESHOLD, NumpyHandler, find_interface
+from graphmill.memory.numpy_handler import (
+    ADDRESS,
+    LIBRARY,
+    THRESHOLD,
+    LargeMemory,
+    NumpyHandler,
+    Record,
+    find_interface,
+    load_library,
+)
 
 SIZE = 8 << 20
 BIG = 2 * THRESHOLD // 8  # numbers of eight bytes
 
-pytestmark = pytest.mark.skipif(find_interface() is None, reason="this NumPy cannot be given a handler")
+pytestmark = pytest.mark.usefixtures("needs_handler")
 
 
 @pytest.fixture
@@ -212,36 +225,189 @@ def test_arrays_and_handler_may_go_in_either_order(arena, heap, size, first):
         assert array[5] == 6
         del array
     handler.close()
-    assert handler._heap is None
     assert heap.usage().live == 0
     with pytest.raises(ValueError, match="closed"):
         handler.switch_on()
     assert handler.take_failure() is None
 
 
-def test_small_memory_is_kept_only_up_to_a_limit(handler, monkeypatch):
-    handler._kept_limit = 1000
+def test_the_heap_goes_with_the_last_array(arena):
+    heap = Heap(arena)
+    handler = NumpyHandler.create(heap)
     with handler:
-        for size in range(1, 200):
-            assert np.full(size, 1.0).sum() == size
-            assert handler._kept_bytes <= 1000
-            assert handler._kept_bytes == sum(n * len(kept) for n, kept in handler._kept.items())
-        arrays = [np.full(5, float(number)) for number in range(50)]
-        assert [array[0] for array in arrays] == list(range(50))
-        del arrays
+        large, small = np.ones(BIG), np.ones(10)
+    gone, mapping = weakref.ref(heap), weakref.ref(arena.shared)
     handler.close()
-    assert handler._kept == {}
+    arena.close()
+    del handler, heap
+    large += 1
+    del large
+    assert small.sum() == 10
+    del small
+    assert gone() is None
+    assert mapping() is None
 
 
-def test_what_another_thread_took_is_not_given_out(handler):
-    class Gone(list):
-        def pop(self):
-            raise IndexError
-
-    handler._kept[80] = Gone([0])
+def test_the_heap_goes_before_small_arrays_if_there_are_no_large_ones(arena):
+    heap = Heap(arena)
+    handler = NumpyHandler.create(heap)
     with handler:
-        assert (np.full(10, 1.0) == 1).all()
-    handler._kept.clear()
+        large, small = np.ones(BIG), np.ones(10)
+    gone = weakref.ref(heap)
+    del large
+    handler.close()
+    handler.close()
+    del heap
+    assert gone() is None
+    small.resize(BIG, refcheck=False)
+    assert small.sum() == 10
+
+
+def test_thousands_of_arrays_go_at_once(arena, heap):
+    handler = NumpyHandler.create(heap, 4 * PAGE)
+    with handler:
+        arrays = [np.full(2 * PAGE // 4, number) for number in range(2000)]
+        born = sum(in_arena(array, arena) for array in arrays)
+        assert all((array == number).all() for number, array in enumerate(arrays))
+        assert 100 < born < 2000, "the arena has room for some of them"
+        del arrays
+        assert in_arena(np.empty(SIZE - PAGE, np.uint8), arena), "all of it is free again"
+    assert heap.usage().live == 0
+    handler.close()
+
+
+def test_arrays_may_be_freed_on_other_threads(handler, heap):
+    with handler:
+        heaps_of = [[np.full(BIG, float(number)) for number in range(10)] for _ in range(4)]
+    threads = [threading.Thread(target=arrays.clear) for arrays in heaps_of]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert heap.usage() == HeapUsage(0, 0, 40 * 2 * THRESHOLD)
+
+
+def test_freed_memory_keeps_its_content_until_it_is_used_again(handler, arena, heap):
+    with handler:
+        array = np.arange(float(BIG))
+        claim = heap.claim(address(array), array.nbytes)
+        where = address(array)
+        other = np.ones(BIG)
+        del array, other
+        assert ctypes.string_at(where, 8 * BIG) == np.arange(float(BIG)).tobytes()
+        assert where not in {address(np.empty(BIG)) for _ in range(5)}
+        extent = heap.settle(claim)
+    assert arena.address + extent.block == where
+    assert (read(arena, extent) == range(BIG)).all()
+
+
+# ---- while an exception is on its way
+
+
+def fail_in_many_ways(size):
+    """Errors of NumPy's, each with arrays freed while it is on its way. Returns how many there were."""
+    found = 0
+    read_only = np.ones(size)
+    read_only.flags.writeable = False
+    x = np.ones(size)
+    for function in (
+        lambda: np.multiply(read_only, 2, out=read_only),
+        lambda: (x + 1) * np.ones(size + 1),
+        lambda: np.add(x * 2, [1.0, 2.0, 3.0, 4.0]),
+        lambda: np.concatenate([x + 1, np.ones((2, 2))]),
+        lambda: (x + 1).reshape(7, -1, 11, 13, 17),
+        lambda: np.array([x, [x + 1, (x + 2).undefined]], dtype=float),
+        lambda: np.fromiter((i if i < size - 1 else (1, 2) for i in range(size)), dtype=float),
+    ):
+        try:
+            function()
+        except (ValueError, AttributeError, TypeError) as error:
+            found += 1
+            assert type(error) in (ValueError, AttributeError, TypeError)  # noqa: PT017  # no SystemError
+            try:
+                (x - 1) @ np.ones((size + 1, 1))
+            except ValueError as second:
+                assert second.__context__ is error  # noqa: PT017  # it is not lost
+                found += 1
+    return found
+
+
+@pytest.mark.parametrize("size", [3, BIG])
+def test_an_exception_on_its_way_survives(handler, heap, size, capfd):
+    with handler:
+        assert fail_in_many_ways(size) == 14
+    assert heap.usage().live == 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("size", [3, BIG])
+def test_a_thousand_exceptions_survive(handler, heap, size):
+    with handler:
+        x, other = np.ones(size), np.ones(size + 1)
+        for _ in range(1000):
+            with pytest.raises(ValueError, match="broadcast"):
+                (x + 1) * other
+        del x, other
+    assert heap.usage().live == 0
+
+
+#: Raises an exception, and calls the handler while it is on its way.
+PENDING = """
+#include <stddef.h>
+extern void *PyExc_KeyError;
+extern void PyErr_SetString(void *, const char *);
+void *try_malloc(void *(*function)(void *, size_t), void *context, size_t nbytes, void **found) {
+    PyErr_SetString(PyExc_KeyError, "mine");
+    *found = function(context, nbytes);
+    return NULL;
+}
+void *try_realloc(void *(*function)(void *, void *, size_t), void *context, size_t nbytes, void **found) {
+    PyErr_SetString(PyExc_KeyError, "mine");
+    *found = function(context, *found, nbytes);
+    return NULL;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_memory_asked_for_while_an_exception_is_on_its_way(handler, arena, heap, tmp_path):
+    source = tmp_path / "pending.c"
+    source.write_text(PENDING)
+    compiled = str(tmp_path / "pending.so")
+    subprocess.run(
+        [
+            "cc",
+            "-shared",
+            "-fPIC",
+            *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
+            "-o",
+            compiled,
+            source,
+        ],
+        check=True,
+    )
+    library = ctypes.PyDLL(compiled)
+    for function in (library.try_malloc, library.try_realloc):
+        function.restype = ctypes.py_object
+        function.argtypes = [ADDRESS, ADDRESS, ctypes.c_size_t, ctypes.c_void_p]
+    with handler:
+        pointer = ctypes.PYFUNCTYPE(ADDRESS, ctypes.py_object, ctypes.c_char_p)
+        record = Record.from_address(
+            pointer(("PyCapsule_GetPointer", ctypes.pythonapi))(handler._capsule, b"mem_handler")
+        )
+    found = ADDRESS()
+    with pytest.raises(KeyError, match="mine"):
+        library.try_malloc(record.malloc, record.context, THRESHOLD, ctypes.byref(found))
+    assert found.value in heap.live
+    ctypes.memset(found.value, 7, THRESHOLD)
+    for nbytes in (4 * THRESHOLD, 2 * SIZE):
+        with pytest.raises(KeyError, match="mine"):
+            library.try_realloc(record.realloc, record.context, nbytes, ctypes.byref(found))
+        assert ctypes.string_at(found.value, THRESHOLD) == b"\7" * THRESHOLD
+    assert found.value not in heap.live
+    free = ctypes.PYFUNCTYPE(None, ADDRESS, ADDRESS, ctypes.c_size_t)(record.free)
+    free(record.context, found.value, 2 * SIZE)
+    assert heap.usage().live == 0
 
 
 # ---- when something goes wrong in there
@@ -277,7 +443,7 @@ def test_while_the_heap_is_busy_memory_comes_from_elsewhere(handler, arena, heap
         with heap._lock:
             other = np.ones(BIG)
             array.resize(2 * BIG, refcheck=False)
-        assert heap.usage().live == 2 * THRESHOLD, "it is released when the heap is used again"
+            assert heap.usage().live == 2 * THRESHOLD, "it is released when the heap is used again"
         assert not in_arena(other, arena)
         assert not in_arena(array, arena)
         assert (array[:BIG] == range(BIG)).all()
@@ -305,11 +471,10 @@ class Interrupted(BaseException):
     """As KeyboardInterrupt, but nothing else reacts to it."""
 
 
-@pytest.mark.parametrize("name", ["allocate", "resize", "release"])
-def test_nothing_is_raised_out_of_it_but_it_is_told_once(handler, heap, monkeypatch, name, capfd):
+@pytest.mark.parametrize("name", ["allocate", "resize"])
+def test_nothing_is_raised_out_of_it_but_it_is_told_once(handler, arena, monkeypatch, name, capfd):
     with handler:
         array = np.ones(BIG)
-        where = address(array)
         error = Interrupted()
 
         def fail(*arguments):
@@ -317,22 +482,35 @@ def test_nothing_is_raised_out_of_it_but_it_is_told_once(handler, heap, monkeypa
 
         monkeypatch.setattr(Heap, name, fail)
         if name == "allocate":
-            for make in (np.empty, np.zeros):
-                with pytest.raises(MemoryError):
-                    make(BIG)
-        elif name == "resize":
+            arrays = [np.ones(BIG), np.zeros(BIG)]
+            assert [each.sum() for each in arrays] == [BIG, 0]
+            assert not any(in_arena(each, arena) for each in arrays)
+        else:
             with pytest.raises(MemoryError):
                 array.resize(2 * BIG, refcheck=False)
             assert array.sum() == BIG
-        else:
-            del array
         monkeypatch.undo()
-        if name == "release":
-            heap.release(where)  # it was lost, or the arena would stay for good
         assert handler.take_failure() is error
         assert handler.take_failure() is None
         assert np.ones(BIG).sum() == BIG
     assert capfd.readouterr() == ("", "")
+
+
+def test_code_that_is_left_at_its_very_start_changes_nothing(heap, arena, monkeypatch, capfd):
+    """A signal's handler may raise before the first line of a function, where nothing can catch it."""
+
+    def leave(*arguments):
+        raise Interrupted
+
+    monkeypatch.setattr(LargeMemory, "answer", leave)
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: told.append(about.exc_type))
+    handler = NumpyHandler.create(heap)
+    with handler:
+        arrays = [np.ones(BIG), np.zeros(BIG)]
+    assert [each.sum() for each in arrays] == [BIG, 0]
+    assert told == [Interrupted] * 2
+    handler.close()
 
 
 # ---- results
@@ -460,7 +638,7 @@ def test_collections_and_threads_in_the_middle_of_it(handler, heap):
 # ---- the end of the process
 
 
-@pytest.mark.parametrize("ending", ["on", "off", "closed", "arena closed", "failed"])
+@pytest.mark.parametrize("ending", ["on", "off", "closed", "arena closed", "all closed", "failed"])
 def test_an_exit_with_arrays_alive_says_nothing(script, ending):
     source = """
 import sys
@@ -477,6 +655,9 @@ class Late:
     "Lives until the very end, in a cycle, with arrays of both kinds."
     def __init__(self):
         self.itself, self.arrays = self, [np.ones(100_000), np.ones(10)]
+    def __del__(self, np=np):
+        self.arrays.append(np.ones(200_000))
+        self.arrays[0] = self.arrays[2] + 1
 
 large, small, late = np.ones(100_000), np.ones(10), Late()
 many = [np.ones(size) for size in range(1, 5000)]
@@ -484,10 +665,14 @@ np.late = Late()
 ending = sys.argv[1]
 if ending != "on":
     handler.switch_off()
-if ending in ("closed", "arena closed"):
+if "closed" in ending:
     handler.close()
 if ending == "arena closed":
     arena.close()
+if ending == "all closed":
+    arena.close()
+    arena.unlink()
+    del handler, arena
 print(large.sum() + small.sum())
 if ending == "failed":
     sys.exit(3)
@@ -528,3 +713,40 @@ def test_the_default_is_what_it_says(heap):
     assert operator.truth(default.malloc)
     with pytest.raises(ArenaFull):
         heap.allocate(SIZE + PAGE)
+
+
+# ---- where it was not compiled, or wrongly
+
+
+def test_without_the_compiled_part_there_is_none(monkeypatch, heap, tmp_path, caplog):
+    monkeypatch.setattr(numpy_handler, "LIBRARY", tmp_path / "_handler.so")
+    assert NumpyHandler.create(heap) is None
+    assert caplog.messages == []
+
+
+def test_a_file_that_cannot_be_loaded_is_told_of_once(monkeypatch, heap, tmp_path, caplog):
+    path = tmp_path / "_handler.so"
+    path.write_bytes(b"for another machine")
+    monkeypatch.setattr(numpy_handler, "LIBRARY", path)
+    assert [NumpyHandler.create(heap), NumpyHandler.create(heap)] == [None, None]
+    (message,) = caplog.messages
+    assert "results are copied, since _handler.so cannot be used" in message
+
+
+@pytest.mark.parametrize("what", ["other size", "other library"])
+def test_a_file_of_another_version_is_not_used(monkeypatch, heap, tmp_path, caplog, what):
+    path = tmp_path / "_handler.so"
+    if what == "other size":
+        shutil.copy(LIBRARY, path)
+        monkeypatch.setattr(numpy_handler, "State", ctypes.c_char)
+    else:
+        shutil.copy(find_math(), path)
+    assert load_library(path) is None
+    assert len(caplog.messages) == 1
+
+
+def find_math():
+    """A library that has nothing to do with it."""
+    import _ctypes
+
+    return _ctypes.__file__

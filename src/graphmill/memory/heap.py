@@ -14,10 +14,11 @@ global, a buffer that the function uses again), and its bytes are copied.
 
 Published memory is never touched here again until it is given back.
 
-Any call to this module may be interrupted by another one: NumPy frees arrays on whatever thread, and a
+Any call to this module may be interrupted by another one: arrays are freed on whatever thread, and a
 collection that starts in the middle of an allocation frees arrays too. So releasing only notes the address,
-and whoever has the lock then, or gets it at once, does the work. And `allocate` never waits: where the
-heap is busy, it says so, and the memory has to come from elsewhere.
+and whoever has the lock then, or gets it at once, does the work. What NumPy frees is noted by C, without a
+call to this module, and taken in whenever the heap is used: see `Heap.add_source`. And `allocate` never
+waits: where the heap is busy, it says so, and the memory has to come from elsewhere.
 
 A task may fork. The copy of the heap in the child gives out nothing any more, because the same memory would
 be given out twice, and what is live there becomes the child's own: see `after_fork`.
@@ -31,6 +32,7 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
 from typing import Any, NamedTuple, TypeAlias
@@ -199,10 +201,32 @@ class Heap:
         self._lock = threading.Lock()
         #: Addresses that were released, to be dealt with by whoever has the lock.
         self._released: deque[int] = deque()
+        #: Tell more such addresses.
+        self._sources: list[Callable[[], int]] = []
         #: This is a copy in a forked process.
         self._is_copy = False
         HEAPS.add(self)
         watch_forks()
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Where its arenas start in this process, and their lengths; one or two."""
+        return [(part.address, part.arena.size) for part in self._parts]
+
+    def add_source(self, take: Callable[[], int]) -> None:
+        """Have memory released that somebody else notes, where `release` cannot be called.
+
+        It is asked when the heap is next used: before memory is given out, published or trimmed, and before
+        it is told what is live.
+
+        Parameters
+        ----------
+        take : callable
+            Answers with an address at each call, and with 0 when there is none. It is called by one thread
+            at a time, and must not use this heap.
+        """
+        with self._lock:
+            self._sources.append(take)
 
     # ---- memory
 
@@ -229,6 +253,7 @@ class Heap:
         if self._is_copy or not self._lock.acquire(blocking=False):
             return 0
         try:
+            self._take_in()
             part, taken = self._take(nbytes)
             allocation = Allocation(part, taken.offset, taken.length, nbytes)
             address = part.address + taken.offset
@@ -288,6 +313,7 @@ class Heap:
         """
         self._check()
         with self._lock:
+            self._take_in()
             given = 0
             for part in self._parts:
                 if given < nbytes:
@@ -297,6 +323,7 @@ class Heap:
 
     def usage(self) -> HeapUsage:
         """Tell what the memory is used for."""
+        self._settle_releases()
         return HeapUsage(
             self._live_bytes, self._published_bytes, sum(part.ranges.warm_bytes for part in self._parts)
         )
@@ -335,9 +362,9 @@ class Heap:
             There is no room for a copy. The claim is still good.
         """
         self._check()
-        self._settle_releases()
         allocation = claim.allocation
         with self._lock:
+            self._take_in()
             if claim.done:
                 raise ValueError("settled twice")
             in_place = allocation.released
@@ -387,6 +414,7 @@ class Heap:
         with PickleBuffer(buffer).raw() as raw:
             nbytes = raw.nbytes
             with self._lock:
+                self._take_in()
                 part, taken = self._take(nbytes)
                 self._publish(part, taken.offset, taken.length)
             part.memory[taken.offset : taken.offset + nbytes] = raw
@@ -471,21 +499,30 @@ class Heap:
         if not allocation.published:
             allocation.part.ranges.free(allocation.offset, allocation.length)
 
+    def _take_in(self) -> None:
+        """Deal with what was released."""
+        released = self._released
+        for take in self._sources:
+            while address := take():
+                released.append(address)
+        while released:
+            allocation = self.live.pop(released.popleft())
+            self._live_bytes -= allocation.length
+            allocation.released = True
+            if not allocation.claims:
+                self._free(allocation)
+
     # ---- without it
 
     def _settle_releases(self) -> None:
-        """Deal with what was released, unless somebody else is about to."""
-        released = self._released
-        while released and self._lock.acquire(blocking=False):
+        """Deal with what was released, unless somebody else has the lock, who does it then or soon."""
+        more = True
+        while more and self._lock.acquire(blocking=False):
             try:
-                while released:
-                    allocation = self.live.pop(released.popleft())
-                    self._live_bytes -= allocation.length
-                    allocation.released = True
-                    if not allocation.claims:
-                        self._free(allocation)
+                self._take_in()
             finally:
                 self._lock.release()
+            more = bool(self._released)
 
 
 @functools.cache

@@ -1,29 +1,33 @@
-"""Lets NumPy allocate large arrays from a heap (NEP 49), without compiled code of our own.
+"""Lets NumPy allocate large arrays from a heap (NEP 49).
 
 NumPy takes a record of four C functions that allocate and free array data. Each array remembers the record
-it was made under and is freed by the same, so records may be exchanged at any time. Here the functions are
-Python's own methods, called through ctypes. Two things follow from that:
+it was made under and is freed by the same, so records may be exchanged at any time. The functions are in
+`_handler.c`, which says why they cannot be Python's. It is compiled when graphmill is built; where there was
+no compiler, there is no handler, and results are copied.
 
-- They cost more than the small arrays that they would be called for. What is below the threshold comes
-  from NumPy's default functions, and once freed is kept by its exact size for the next of that size: taking
-  it from a list is cheaper than calling into C again.
-- Nothing may ever raise out of them, and they must outlive every array made under them. So failures are
-  noted and reported as "no memory", and the few hundred bytes that C points to are never freed.
+C asks Python for large memory only. What is freed it notes, and the heap takes it from there. The capsule
+that NumPy knows the record by is held by all arrays made under it, and holds all that C uses: the heap too,
+for as long as it may be needed.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import importlib
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from graphmill.errors import ArenaFull
 from graphmill.memory.heap import Heap
+
+logger = logging.getLogger(__name__)
 
 #: Entries of the table of NumPy's C functions, the same since NumPy 1.22.
 SET_HANDLER, GET_HANDLER = 304, 305
@@ -37,15 +41,17 @@ VERSION = 1
 #: Arrays below this size are not worth a range of whole pages, in bytes.
 THRESHOLD = 64 * 1024
 
-#: How much memory of freed small arrays is kept, in bytes.
-KEPT = 4 << 20
+#: The compiled functions.
+LIBRARY = Path(__file__).with_name("_handler.so")
 
 # Addresses are plain integers here: those cost less to convert than c_void_p, and NULL is 0, not None.
 ADDRESS = ctypes.c_size_t
-MALLOC = (ADDRESS, ADDRESS, ctypes.c_size_t)
-CALLOC = (ADDRESS, ADDRESS, ctypes.c_size_t, ctypes.c_size_t)
-REALLOC = (ADDRESS, ADDRESS, ADDRESS, ctypes.c_size_t)
-FREE = (None, ADDRESS, ADDRESS, ctypes.c_size_t)
+
+#: No array is larger.
+NEVER: Final = ctypes.c_size_t(-1).value
+
+#: How C asks for memory: where it is now, its new size, whether it has to be zeros, where the answer goes.
+ANSWER = ctypes.CFUNCTYPE(None, ADDRESS, ctypes.c_size_t, ctypes.c_size_t, ADDRESS)
 
 
 class Record(ctypes.Structure):
@@ -59,6 +65,23 @@ class Record(ctypes.Structure):
         ("calloc", ADDRESS),
         ("realloc", ADDRESS),
         ("free", ADDRESS),
+    )
+
+
+class State(ctypes.Structure):
+    """What the functions in `_handler.c` know; see there."""
+
+    _fields_ = (
+        ("context", ADDRESS),
+        ("malloc", ADDRESS),
+        ("calloc", ADDRESS),
+        ("realloc", ADDRESS),
+        ("free", ADDRESS),
+        ("start", ADDRESS * 2),
+        ("length", ctypes.c_size_t * 2),
+        ("threshold", ctypes.c_size_t),
+        ("answer", ADDRESS),
+        ("freed", ADDRESS),
     )
 
 
@@ -101,6 +124,94 @@ def find_table() -> Any:
     return module._ARRAY_API  # noqa: SLF001  # the name that every extension module imports
 
 
+@functools.cache
+def load_library(path: Path) -> ctypes.PyDLL | None:
+    """Load the compiled functions; None if there are none, or none that fit. Says so once, if they do not."""
+    if not path.exists():
+        return None
+    try:
+        library = ctypes.PyDLL(str(path))
+        size = ctypes.c_size_t.in_dll(library, "graphmill_state_size").value
+    except (OSError, ValueError) as error:
+        logger.warning("results are copied, since %s cannot be used: %s", path.name, error)
+        return None
+    if size != ctypes.sizeof(State):
+        logger.warning("results are copied, since %s is of another version: install again", path.name)
+        return None
+    library.graphmill_take.restype = ADDRESS
+    library.graphmill_take.argtypes = [ctypes.c_void_p]
+    return library
+
+
+class LargeMemory:
+    """What C asks Python for: memory for large arrays.
+
+    Parameters
+    ----------
+    heap : Heap
+        Where it comes from.
+    default : Record
+        Where it comes from if the heap has none, for arrays that grow.
+    """
+
+    __slots__ = ("_context", "_heap", "_is_closed", "_malloc", "failure")
+
+    def __init__(self, heap: Heap, default: Record) -> None:
+        #: None once nothing of it is in use, nor will be.
+        self._heap: Heap | None = heap
+        self._malloc: Callable[[int, int], int] = ctypes.PYFUNCTYPE(ADDRESS, ADDRESS, ctypes.c_size_t)(
+            default.malloc
+        )
+        self._context: int = default.context
+        #: What went wrong first, where nothing can be raised.
+        self.failure: BaseException | None = None
+        self._is_closed = False
+
+    def close(self) -> bool:
+        """Take nothing more from the heap; let go of it, and answer True, if nothing of it is in use."""
+        self._is_closed = True
+        if self._heap is not None and not self._heap.usage().live:
+            self._heap = None
+        return self._heap is None
+
+    def answer(self, old: int, nbytes: int, zeroed: int, found: int) -> None:
+        """Answer C; nothing may be raised here.
+
+        Parameters
+        ----------
+        old : int
+            The address of the heap's memory that is to be resized; 0 if none is.
+        nbytes : int
+            How much is needed.
+        zeroed : int
+            Whether new memory has to be all zeros.
+        found : int
+            The address of a variable for the address of the memory; it holds 0, for none.
+        """
+        try:
+            heap = self._heap
+            if heap is not None:
+                address = self._resize(heap, old, nbytes) if old else heap.allocate(nbytes, bool(zeroed))
+                ADDRESS.from_address(found).value = address
+        except ArenaFull:
+            pass  # C takes its memory from elsewhere
+        except BaseException as error:  # noqa: BLE001  # C calls this: it is noted, see take_failure
+            self.failure = self.failure or error
+
+    def _resize(self, heap: Heap, old: int, nbytes: int) -> int:
+        """Resize memory of the heap's; where the heap has no room, or is of the past, it moves out."""
+        try:
+            moved = 0 if self._is_closed else heap.resize(old, nbytes)
+        except ArenaFull:
+            moved = 0
+        if not moved:
+            moved = self._malloc(self._context, nbytes)
+            if moved:
+                ctypes.memmove(moved, old, min(nbytes, heap.live[old].nbytes))
+                heap.release(old)
+        return moved
+
+
 class NumpyHandler:
     """Makes NumPy allocate large arrays from a heap, while it is switched on.
 
@@ -114,6 +225,8 @@ class NumpyHandler:
         Arrays of this size or more, in bytes, are large.
     interface : Interface
         What `find_interface` found.
+    library : PyDLL
+        What `load_library` found.
 
     Notes
     -----
@@ -121,54 +234,27 @@ class NumpyHandler:
     be freed on any thread.
     """
 
-    __slots__ = (
-        "_capsule",
-        "_closed",
-        "_context",
-        "_default_calloc",
-        "_default_free",
-        "_default_malloc",
-        "_default_realloc",
-        "_exiting",
-        "_failure",
-        "_heap",
-        "_interface",
-        "_kept",
-        "_kept_bytes",
-        "_kept_limit",
-        "_live",
-        "_previous",
-        "_threshold",
-    )
+    __slots__ = ("_capsule", "_interface", "_large", "_previous", "_state")
 
-    def __init__(self, heap: Heap, threshold: int, interface: Interface) -> None:
-        self._heap: Heap | None = heap
-        self._live = heap.live
-        self._threshold = threshold
+    def __init__(self, heap: Heap, threshold: int, interface: Interface, library: ctypes.PyDLL) -> None:
         self._interface = interface
-        default = interface.default
-        self._context: int = default.context
-        self._default_malloc: Callable[[int, int], int] = ctypes.PYFUNCTYPE(*MALLOC)(default.malloc)
-        self._default_calloc: Callable[[int, int, int], int] = ctypes.PYFUNCTYPE(*CALLOC)(default.calloc)
-        self._default_realloc: Callable[[int, int, int], int] = ctypes.PYFUNCTYPE(*REALLOC)(default.realloc)
-        self._default_free = ctypes.PYFUNCTYPE(*FREE)(default.free)
-        #: {size: addresses of freed small arrays of that size}
-        self._kept: dict[int, list[int]] = {}
-        self._kept_bytes = 0
-        self._kept_limit = KEPT
+        self._large = LargeMemory(heap, interface.default)
         #: The handler before, while this one is on.
         self._previous: object | None = None
-        self._failure: BaseException | None = None
-        self._closed = False
-        self._exiting = False
-        self._capsule = self._make_capsule()
+        answer = ANSWER(self._large.answer)
+        self._state = make_state(heap.places, threshold, interface.default, answer)
+        heap.add_source(functools.partial(library.graphmill_take, ctypes.byref(self._state)))
+        #: What NumPy knows it by; None once it is closed.
+        self._capsule: object | None = make_capsule(library, self._state, (answer, interface))
         atexit.register(self._exit)
 
     @classmethod
     def create(cls, heap: Heap, threshold: int = THRESHOLD) -> Self | None:
-        """Make a handler, switched off; None if this NumPy does not let itself be given one."""
-        interface = find_interface()
-        return None if interface is None else cls(heap, threshold, interface)
+        """Make a handler, switched off; None if NumPy does not take one, or there is no compiled part."""
+        interface, library = find_interface(), load_library(LIBRARY)
+        if interface is None or library is None:
+            return None
+        return cls(heap, threshold, interface, library)
 
     @property
     def is_on(self) -> bool:
@@ -183,7 +269,7 @@ class NumpyHandler:
         ValueError
             The handler is closed.
         """
-        if self._closed:
+        if self._capsule is None:
             raise ValueError("the handler is closed")
         if self._previous is None:
             self._previous = self._interface.exchange(self._capsule)
@@ -197,19 +283,23 @@ class NumpyHandler:
     def take_failure(self) -> BaseException | None:
         """Tell, once, what went wrong inside of NumPy's calls, where nothing can be raised.
 
-        A lack of memory is no failure: NumPy raises MemoryError for that. This is an interrupt or a bug;
-        the heap can no longer be relied on then.
+        A lack of memory is no failure: it comes from elsewhere, or NumPy raises MemoryError. This is an
+        interrupt or a bug; the heap can no longer be relied on then.
         """
-        failure, self._failure = self._failure, None
+        failure, self._large.failure = self._large.failure, None
         return failure
 
     def close(self) -> None:
-        """Switch off for good. Arrays live on, and are freed as ever. May be called twice."""
+        """Switch off for good. Arrays live on, and are freed as ever. May be called twice.
+
+        The heap is let go of now, or with the last array if large ones live on. Other threads must not make
+        arrays under it any more.
+        """
         self.switch_off()
-        self._closed = True
-        self._kept_limit = -1
-        self._drop_kept()
-        self._let_go()
+        self._state.threshold = NEVER
+        if self._large.close():
+            self._state.length[:] = 0, 0  # other memory may lie there one day
+        self._capsule = None
         atexit.unregister(self._exit)
 
     def __enter__(self) -> Self:
@@ -221,133 +311,54 @@ class NumpyHandler:
     ) -> None:
         self.switch_off()
 
-    # ---- called by NumPy
-
-    def _malloc(self, context: int, nbytes: int) -> int:
-        try:
-            if nbytes < self._threshold:
-                return self._take_kept(nbytes) or self._default_malloc(context, nbytes)
-            return self._large(nbytes, zeroed=False) or self._default_malloc(context, nbytes)
-        except BaseException as error:  # noqa: BLE001  # C calls this: it is noted, see take_failure
-            return self._failed(error)
-
-    def _calloc(self, context: int, count: int, size: int) -> int:
-        try:
-            nbytes = count * size
-            if nbytes < self._threshold:
-                address = self._take_kept(nbytes)
-                if not address:
-                    return self._default_calloc(context, count, size)
-                ctypes.memset(address, 0, nbytes)
-                return address
-            return self._large(nbytes, zeroed=True) or self._default_calloc(context, count, size)
-        except BaseException as error:  # noqa: BLE001  # C calls this: it is noted, see take_failure
-            return self._failed(error)
-
-    def _realloc(self, context: int, address: int, nbytes: int) -> int:
-        try:
-            if address in self._live:
-                return self._resize(context, address, nbytes)
-            # Nobody knows how long the old memory is, so it stays with whom it came from.
-            return self._default_realloc(context, address, nbytes)
-        except BaseException as error:  # noqa: BLE001  # C calls this: it is noted, see take_failure
-            return self._failed(error)
-
-    def _free(self, context: int, address: int, nbytes: int) -> None:
-        try:
-            if address in self._live:
-                self._release(address)
-            elif nbytes < self._threshold:
-                kept = self._kept.get(nbytes)
-                if kept is None:
-                    self._kept[nbytes] = [address]
-                else:
-                    kept.append(address)
-                self._kept_bytes += nbytes
-                if self._kept_bytes > self._kept_limit:
-                    self._drop_kept()
-            else:
-                self._default_free(context, address, nbytes)
-        except BaseException as error:  # noqa: BLE001  # C calls this: it is noted, see take_failure
-            self._failed(error)
-
-    # ---- their parts
-
-    def _take_kept(self, nbytes: int) -> int:
-        """Take the memory of a freed small array; 0 if none of that size is kept."""
-        kept = self._kept.get(nbytes)
-        if not kept:
-            return 0
-        try:
-            address = kept.pop()
-        except IndexError:
-            return 0  # another thread was quicker
-        self._kept_bytes -= nbytes
-        return address
-
-    def _large(self, nbytes: int, zeroed: bool) -> int:
-        """Allocate from the heap; 0 if it has no room, is busy, or is gone."""
-        if self._heap is None:
-            return 0
-        try:
-            return self._heap.allocate(nbytes, zeroed)
-        except ArenaFull:
-            return 0
-
-    def _resize(self, context: int, address: int, nbytes: int) -> int:
-        """Resize memory of the heap's; where the heap has no room, or is of the past, it moves out."""
-        assert self._heap is not None
-        try:
-            moved = 0 if self._closed else self._heap.resize(address, nbytes)
-        except ArenaFull:
-            moved = 0
-        if not moved:
-            moved = self._default_malloc(context, nbytes)
-            if moved:
-                ctypes.memmove(moved, address, min(nbytes, self._live[address].nbytes))
-                self._release(address)
-        return moved
-
-    def _release(self, address: int) -> None:
-        if self._exiting:
-            return  # modules may be gone already, and the memory goes with the process
-        assert self._heap is not None
-        self._heap.release(address)
-        if self._closed:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Forget the heap once nothing of it is live: this object is never freed, the heap should be."""
-        if not self._live:
-            self._heap, self._live = None, {}
-
-    def _drop_kept(self) -> None:
-        """Free all small arrays that were kept: sizes of long ago must not crowd out those of now."""
-        kept, self._kept, self._kept_bytes = self._kept, {}, 0
-        for nbytes, addresses in kept.items():
-            while addresses:  # popped one by one: another thread may be at the same list
-                self._default_free(self._context, addresses.pop(), nbytes)
-
-    def _failed(self, error: BaseException) -> int:
-        self._failure = self._failure or error
-        return 0
-
     def _exit(self) -> None:
+        """Keep C from calling Python, which is about to end; what C uses goes with the process."""
         self.switch_off()
-        self._exiting = True
+        self._state.answer = 0
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
+        prototype(("PyCapsule_SetDestructor", ctypes.pythonapi))(self._capsule, None)
 
-    def _make_capsule(self) -> object:
-        """Make the record that NumPy reads, and all that it points to, for good."""
-        functions = (
-            ctypes.CFUNCTYPE(*MALLOC)(self._malloc),
-            ctypes.CFUNCTYPE(*CALLOC)(self._calloc),
-            ctypes.CFUNCTYPE(*REALLOC)(self._realloc),
-            ctypes.CFUNCTYPE(*FREE)(self._free),
-        )
-        addresses = [ctypes.cast(each, ctypes.c_void_p).value for each in functions]
-        record = Record(b"graphmill", VERSION, self._context, *addresses)
-        keep = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
-        keep((functions, record))
-        prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-        made: object = prototype(("PyCapsule_New", ctypes.pythonapi))(ctypes.addressof(record), CAPSULE, None)
-        return made
+
+def make_state(places: list[tuple[int, int]], threshold: int, default: Record, answer: Any) -> State:
+    """Fill the record that the C functions work from."""
+    state = State(default.context, default.malloc, default.calloc, default.realloc, default.free)
+    for number, (start, length) in enumerate(places):
+        state.start[number], state.length[number] = start, length
+    state.threshold = threshold
+    state.answer = address_of(answer)
+    return state
+
+
+def make_capsule(library: ctypes.PyDLL, state: State, others: tuple[object, ...]) -> object:
+    """Make what NumPy knows the functions by. Its end is the end of all that they use, if nobody else does.
+
+    Parameters
+    ----------
+    library : PyDLL
+        The functions.
+    state : State
+        What they work from.
+    others : tuple
+        What the state points to.
+    """
+    functions = [
+        address_of(getattr(library, f"graphmill_{name}")) for name in ("malloc", "calloc", "realloc", "free")
+    ]
+    record = Record(b"graphmill", VERSION, ctypes.addressof(state), *functions)
+    owner = (CAPSULE, record, state, others)
+    pointer = ctypes.c_void_p
+    new = ctypes.PYFUNCTYPE(ctypes.py_object, pointer, ctypes.c_char_p, pointer)
+    made: object = new(("PyCapsule_New", ctypes.pythonapi))(
+        ctypes.addressof(record), CAPSULE, address_of(library.graphmill_forget)
+    )
+    set_context = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.py_object)
+    set_context(("PyCapsule_SetContext", ctypes.pythonapi))(made, owner)
+    # From here on the capsule has a reference; `graphmill_forget` gives it back.
+    ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))(owner)
+    return made
+
+
+def address_of(function: Any) -> int:
+    """Tell where a C function starts."""
+    # Not by ctypes.cast: that makes a cycle, and what the function refers to would live until a collection.
+    return ADDRESS.from_address(ctypes.addressof(function)).value

@@ -19,7 +19,7 @@ from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
 from graphmill.memory.heap import Claim, Heap
 from graphmill.memory.lease import Reader
-from graphmill.memory.numpy_handler import NumpyHandler
+from graphmill.memory.numpy_handler import LargeMemory, NumpyHandler
 from graphmill.tracebacks import encode_exception
 from graphmill.workers import shipped
 from graphmill.workers.child import WorkerChannel
@@ -71,6 +71,7 @@ class Worker:
         self._warnings = WarningLog()
         #: How often each kind of task was seen to make nothing large; -1 for those that do.
         self._small: dict[Any, int] = {}
+        channel.interrupts.shield(LargeMemory.answer)
         shipped.begin(begin.folder, self._read)
 
     def close(self) -> None:
