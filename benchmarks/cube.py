@@ -1,7 +1,7 @@
 """A cube of daily temperature maps in a Zarr array, to compute on.
 
-Climate by latitude, a season, four slow waves that come and go, and noise, in kelvin and in steps of 1/128 K as
-instruments give them: it compresses like real data, and has patterns to be found.
+Climate by latitude, a season, four slow waves that come and go, and noise, in kelvin and in steps of 1/128 K
+as instruments give them: it compresses like real data, and has patterns to be found.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class Weather:
         """Make the maps of some days in a row."""
         random = np.random.default_rng(first)
         maps = random.standard_normal((days, *self._climate.shape), dtype="f4")
-        for day, values in enumerate(maps, first):
-            values *= 1.5
-            values += self._climate
-            values += self._season * np.float32(np.cos(2 * np.pi * day / YEAR))
+        maps *= 1.5
+        maps += self._climate
+        for row, day in enumerate(range(first, first + days)):
+            maps[row] += self._season * np.float32(np.cos(2 * np.pi * day / YEAR))
             for number, wave in enumerate(self._waves, 1):
-                values += np.float32(4 / number * np.sin(day / (5 * number) + number)) * wave
+                maps[row] += np.float32(4 / number * np.sin(day / (5 * number) + number)) * wave
         maps /= STEP
         np.rint(maps, out=maps)
         maps *= STEP

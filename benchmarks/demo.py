@@ -1,7 +1,7 @@
 """An out-of-core computation with graphmill and with Dask's threads: time, memory, and whether they agree.
 
-Started by scripts/demo. Each program of the examples folder runs in processes of its own; this one makes the data,
-watches, and compares what they have stored.
+Started by scripts/demo. Each program of the examples folder runs in processes of its own; this one makes the
+data, watches, and compares what they have stored.
 
     python -m benchmarks.demo [--gigabytes 2] [--workers N] [--quick] [--example anomaly]
 """
@@ -42,6 +42,9 @@ EXAMPLES = tuple(sorted(path.stem for path in (ROOT / "examples").glob("*.py")))
 #: Maps of a quarter of a degree, and of one degree for --quick.
 GRID, QUICK_GRID = (720, 1440), (180, 360)
 GIGABYTES, QUICK_GIGABYTES = 2.0, 0.05
+
+#: Disk space for data and results, relative to the data without compression: results may be as large, twice.
+ROOM = 3
 
 #: What results may differ by, relative to the largest value. BLAS rounds differently with more threads.
 TOLERANCE = 1e-5
@@ -112,9 +115,10 @@ class Demo:
         if not store.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._folder).free
-            if free < 2.2 * cube.nbytes:
+            needed = ROOM * cube.nbytes
+            if free < needed:
                 raise OSError(
-                    f"{self._folder} has {free / 1e9:.1f} GB left; {2.2 * cube.nbytes / 1e9:.1f} GB are needed"
+                    f"{self._folder} has {free / 1e9:.1f} GB left; {needed / 1e9:.1f} GB are needed"
                     " (set DEMO_FOLDER, or make it smaller with --gigabytes)"
                 )
             quiet = not self._console.is_terminal
@@ -129,7 +133,7 @@ class Demo:
                 task = progress.add_task("making the data, once", total=cube.nbytes)
                 make_cube(self._folder, cube, lambda nbytes: progress.advance(task, nbytes))
         self._console.print(
-            f"[bold]{store.name}[/]: {cube.days} daily maps of {cube.height} × {cube.width}, "
+            f"[bold]{store.name}[/]: {cube.days} daily maps of {cube.height} by {cube.width}, "
             f"{cube.nbytes / 1e9:.2f} GB ({size_on_disk(store) / 1e9:.2f} GB on disk)",
             highlight=False,
         )
@@ -163,11 +167,11 @@ class Told:
         self._task = progress.add_task(name, total=None)
         self._next = 0.0
 
-    def __call__(self, seconds: float, memory: Memory) -> None:
+    def __call__(self, seconds: float, peak: Memory) -> None:
         """Take in a look."""
         if seconds >= self._next:
             self._next = seconds + 0.5
-            self._progress.update(self._task, description=f"{self._name}: {memory.total / 1e6:,.0f} MB")
+            self._progress.update(self._task, description=f"{self._name}, peak {peak.total / 1e6:,.0f} MB")
             self._progress.refresh()
 
 

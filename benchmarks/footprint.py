@@ -4,19 +4,22 @@ Memory is what the machine has less of: private pages of every process of the tr
 which forked processes share count once), and what the tree's arenas take in shared memory, which counts once
 however many processes map it. The page cache does not count. Linux only; elsewhere only time is measured.
 
-The watching process looks about twenty times a second, and less often where a look takes long: the system has to
-walk all pages for it. It never takes more than about a tenth of one core.
+The watching process looks about twenty times a second. For an exact look the system walks all pages, which
+takes it milliseconds for each gigabyte, and holds up the watched program meanwhile. So that is only done when
+counters that cost nothing, and never say too little, allow that there is a new peak; and less often where
+looks take long.
 """
 
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -28,6 +31,10 @@ INTERVAL = 0.05
 PATIENCE = 9
 #: Seconds that a program has to end when it is asked to.
 GRACE = 10.0
+
+PAGE = resource.getpagesize()
+#: Bytes that the counters may lag behind, in each process.
+SLACK = 4 << 20
 
 SEGMENT = re.compile(r"graphmill-(\d+)-\d+-\d+")
 PRIVATE = re.compile(rb"^Pss_Anon:\s+(\d+) kB", re.MULTILINE)
@@ -61,9 +68,10 @@ class Footprint:
     peak: Memory
     #: What it printed, errors included.
     output: str
-    #: Looks that were taken.
+    #: How often it was looked at, and how often exactly.
     looks: int
-    #: Seconds that they took together.
+    exact_looks: int
+    #: CPU time that looking took, in seconds.
     looking: float
 
 
@@ -86,38 +94,36 @@ def watch(
     environment : mapping, optional
         Its environment; by default that of this process.
     tell : callable, optional
-        Called after each look with the seconds since the start and the memory at that moment.
+        Called after each look with the seconds since the start and the peak so far.
 
     Raises
     ------
     ProgramFailed
         It ended with an error.
     """
-    looks, looking, peak, now = 0, 0.0, Memory(), Memory()
+    lookout = Lookout()
     with tempfile.TemporaryFile() as output:
-        start = time.perf_counter()
+        busy, start = time.process_time(), time.perf_counter()
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             while process.returncode is None:
                 before = time.perf_counter()
-                now = memory_of(process.pid)
-                peak = max(peak, now, key=lambda memory: memory.total)
+                lookout.look(process.pid)
                 if tell is not None:
-                    tell(before - start, now)
+                    tell(before - start, lookout.peak)
                 took = time.perf_counter() - before
-                looks, looking = looks + 1, looking + took
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(INTERVAL - took, PATIENCE * took))
-            seconds = time.perf_counter() - start
+            seconds, looking = time.perf_counter() - start, time.process_time() - busy
         finally:
             end(process)
         output.seek(0)
         text = output.read().decode(errors="replace")
     if process.returncode:
         raise ProgramFailed(f"{' '.join(command)} ended with {process.returncode} and said:\n{text}")
-    return Footprint(seconds, peak, text, looks, looking)
+    return Footprint(seconds, lookout.peak, text, lookout.looks, lookout.exact_looks, looking)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -131,10 +137,24 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def memory_of(pid: int) -> Memory:
-    """Measure a process with all that descend from it; nothing where the system does not tell."""
-    processes = list(tree(pid))
-    return Memory(sum(map(private_memory, processes)), arenas_of(frozenset(processes)))
+@dataclass(slots=True)
+class Lookout:
+    """Keeps the peak of a tree of processes."""
+
+    peak: Memory = field(default_factory=Memory)
+    #: How often it was looked at, and how often exactly.
+    looks: int = 0
+    exact_looks: int = 0
+
+    def look(self, pid: int) -> None:
+        """Measure a process with all that descend from it, if that may be a new peak."""
+        self.looks += 1
+        processes = frozenset(tree(pid))
+        arenas = arenas_of(processes)
+        if arenas + sum(map(private_at_most, processes)) > self.peak.total:
+            self.exact_looks += 1
+            now = Memory(sum(map(private_memory, processes)), arenas)
+            self.peak = max(self.peak, now, key=lambda memory: memory.total)
 
 
 def tree(pid: int) -> Iterator[int]:
@@ -158,6 +178,14 @@ def private_memory(pid: int) -> int:
     with suppress(*GONE):
         found = PRIVATE.search((PROC / str(pid) / "smaps_rollup").read_bytes())
         return int(found[1]) << 10 if found else 0
+    return 0
+
+
+def private_at_most(pid: int) -> int:
+    """Do the same from counters, where pages that forks have in common count for each of them."""
+    with suppress(*GONE):
+        resident, shared = map(int, (PROC / str(pid) / "statm").read_bytes().split()[1:3])
+        return (resident - shared) * PAGE + SLACK
     return 0
 
 

@@ -1,10 +1,10 @@
 """How much temperature varies from its climatology, at each place.
 
 Reads a cube of daily maps (time, y, x), takes from each map the mean over all times, and stores the standard
-deviation of what is left: one map. Each day is needed twice, once for the mean and once for the difference, so
-whatever runs this must hold the whole cube, or read it again, or put it somewhere meanwhile.
+deviation of what is left: one map. Each day is needed twice, once for the mean and once for the difference,
+so whatever runs this must hold the whole cube, or read it again, or put it somewhere meanwhile.
 
-    python examples/anomaly.py --store .demo/cube.zarr --output /tmp/anomaly.zarr
+    python examples/anomaly.py --store .demo/cube-480x720x1440.zarr --output deviation.zarr
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """A stack of images without its spikes.
 
-Reads a stack (time, y, x), replaces each value by the median of three neighbours, along time, y and x in turn, and
-writes the result as another Zarr array with the same chunks. Chunks need the margins of their neighbours, which
-`map_overlap` gives them.
+Reads a stack (time, y, x), replaces each value by the median of three neighbours, along time, y and x in
+turn, and writes the result as another Zarr array with the same chunks. Chunks need the margins of their
+neighbours, which `map_overlap` gives them.
 
-    python examples/despike.py --store .demo/cube.zarr --output /tmp/despiked.zarr
+    python examples/despike.py --store .demo/cube-480x720x1440.zarr --output despiked.zarr
 """
 
 import argparse

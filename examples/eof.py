@@ -1,11 +1,11 @@
 """The patterns in which temperature varies together: empirical orthogonal functions (EOF).
 
 Reads a cube of daily maps (time, y, x) as a tall matrix with a row for each place and a column for each day,
-with the mean of each place removed. The covariance of the days (a small matrix) is computed block by block, its
-eigenvectors by NumPy; the matrix times the leading ones gives the patterns, which are stored as maps.
+with the mean of each place removed. The covariance of the days (a small matrix) is computed block by block,
+its eigenvectors by NumPy; the matrix times the leading ones gives the patterns, which are stored as maps.
 That is the singular value decomposition of the matrix, as far as the leading vectors go.
 
-    python examples/eof.py --store .demo/cube.zarr --output /tmp/patterns.zarr
+    python examples/eof.py --store .demo/cube-480x720x1440.zarr --output patterns.zarr
 """
 
 import argparse
@@ -37,6 +37,5 @@ if args.output:
     patterns = (matrix @ leading.astype("f4")).T.reshape(3, height, width)
     write = patterns.rechunk({0: 1, 1: -1, 2: -1}).to_zarr(args.output, overwrite=True, compute=False)
     write.compute(scheduler=scheduler, num_workers=args.workers)
-print(
-    "explained by the leading patterns:", *(f"{share:.1%}" for share in variances[:-4:-1] / variances.sum())
-)
+shares = variances[:-4:-1] / variances.sum()
+print("explained by the leading patterns:", *(f"{share:.1%}" for share in shares))
