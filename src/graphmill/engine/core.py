@@ -322,7 +322,7 @@ class Engine:
     def wait(self, run: Run) -> None:
         """Wait until something has happened to a run; look after all others meanwhile."""
         with self._condition:
-            while not run.inbox and not run._here:
+            while not run.inbox and not run.here:
                 self._turn(PULSE)
 
     def look(self, run: Run) -> None:  # noqa: ARG002 - all runs are looked after

@@ -52,6 +52,19 @@ class _Task:
     values: dict[Key, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What a task wrote to objects of this process; it has ended when that is done."""
+
+    key: Key
+    #: Its result.
+    value: Encoded
+    #: Numbers of objects, indices and values.
+    writes: Encoded
+    #: Where it ran.
+    worker: int
+
+
 class Run:
     """Runs the tasks of one graph.
 
@@ -70,8 +83,8 @@ class Run:
         self._results: Collection[Key] = ()
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
-        #: Tasks to be run in this process.
-        self._here: deque[_Task] = deque()
+        #: What is to be done in this process, by the thread that called `get`: the code is the user's.
+        self.here: deque[_Task | _Stored] = deque()
         #: What has happened and was not told yet.
         self.inbox: list[News] = []
         #: Values of the graph that workers were sent, by key; None for those that cannot be.
@@ -137,10 +150,10 @@ class Run:
 
     def wait(self) -> Sequence[News]:
         """Wait until something has happened."""
-        if self._here:
+        if self.here:
             if not self.inbox:
                 self._engine.look(self)
-            self._run_here(self._here.popleft())
+            self._do_here(self.here.popleft())
         elif not self.inbox:
             self._engine.wait(self)
         told, self.inbox = self.inbox, []
@@ -155,7 +168,7 @@ class Run:
     def cancel(self) -> None:
         """Stop what runs."""
         self._submitted.clear()
-        self._here.clear()
+        self.here.clear()
         self._engine.stop(self)
 
     # ---- beginning tasks
@@ -169,7 +182,7 @@ class Run:
             self.inbox.append(TaskFinished(key, value))
             return
         if stays(key, task.node, self._graph, self._results):
-            self._here.append(task)
+            self.here.append(task)
             return
         try:
             flight = self._prepare(task)
@@ -182,7 +195,7 @@ class Run:
         level = logging.DEBUG if self._said else logging.WARNING
         self._said = True
         logger.log(level, "the task %r runs in this process, as do others like it: %s", task.key, why)
-        self._here.append(task)
+        self.here.append(task)
 
     def _prepare(self, task: _Task) -> Flight:
         node, functions = self._shipper.ship(task.node, f"the task {task.key!r}")
@@ -218,13 +231,12 @@ class Run:
         self._shipper.forget(node)
         warn_again(report.warned, self._warned)
         if report.result is not None:
-            value = self._hold(Encoded.of(report.result.payload, report.result.extents))
-            self._engine.blocks.drop(report.result.extents)
-            if report.writes is not None:
-                self._write(report.writes)
-                self._engine.blocks.drop(report.writes.extents)
+            value = self._take(report.result)
             self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
-            self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
+            if report.writes is None:
+                self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
+            else:
+                self.here.append(_Stored(task.key, value, self._take(report.writes), worker))
         elif report.error is None:
             pass  # cancelled: nobody waits for it
         elif report.stays:
@@ -243,10 +255,32 @@ class Run:
         )
         self.inbox.append(TaskLost(task.key, error))
 
-    def _write(self, writes: Shipped) -> None:
+    def _take(self, given: Shipped) -> Encoded:
+        """Hold what a worker sent, instead of the crew, which held it until now."""
+        value = self._hold(Encoded.of(given.payload, given.extents))
+        self._engine.blocks.drop(given.extents)
+        return value
+
+    # ---- what is done in this process
+
+    def _do_here(self, what: _Task | _Stored) -> None:
+        if isinstance(what, _Task):
+            self._run_here(what)
+        else:
+            self._write(what)
+
+    def _write(self, stored: _Stored) -> None:
         """Do to objects of this process what a task did to what stood for them."""
-        for number, index, value in self._engine.read(Encoded.of(writes.payload, writes.extents)):
-            shipped.target(number)[index] = value
+        try:
+            for number, index, value in self._engine.read(stored.writes):
+                shipped.target(number)[index] = value
+        except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
+            self.inbox.append(TaskFailed(stored.key, error, traceback=error.__traceback__))
+        else:
+            value = stored.value
+            self.inbox.append(TaskFinished(stored.key, value, value.nbytes, worker=stored.worker))
+        self._engine.look_after([stored.writes])
+        self.release(stored.key, stored.writes)
 
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""
