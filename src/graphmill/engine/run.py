@@ -51,6 +51,19 @@ class _Task:
     values: dict[Key, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What a task wrote to objects of this process; it has ended when that is done."""
+
+    key: Key
+    #: Its result.
+    value: Encoded
+    #: Numbers of objects, indices and values.
+    writes: Encoded
+    #: Where it ran.
+    worker: int
+
+
 class Host(Protocol):
     """The engine, as far as it matters to a run."""
 
@@ -100,8 +113,8 @@ class Run:
         #: What workers reported, and was not looked at by the thread whose run it is.
         self._arrived: deque[tuple[Flight, Report, int]] = deque()
         self._closed = False
-        #: Tasks to be run in this process.
-        self._here: deque[_Task] = deque()
+        #: What is to be done in this process, by the thread that called `get`: the code is the user's.
+        self._here: deque[_Task | _Stored] = deque()
         #: What has happened and was not told yet.
         self.inbox: list[News] = []
         #: Values of the graph that workers were sent, by key; None for those that cannot be.
@@ -173,7 +186,7 @@ class Run:
         while not self.inbox:
             if self._here:
                 self._engine.look()
-                self._run_here(self._here.popleft())
+                self._do_here(self._here.popleft())
             elif not self._arrived:
                 self._engine.wait(self)
             with self._engine.access():
@@ -283,17 +296,12 @@ class Run:
         self._shipper.forget(node)
         self._to_warn.extend(report.warned)
         if report.result is not None:
-            value = self._hold(Encoded.of(report.result.payload, report.result.extents))
-            try:
-                if report.writes is not None:
-                    self._write(report.writes)
-            except Exception as error:  # noqa: BLE001 - the caller's object may raise anything
-                self.inbox.append(_failed(task.key, error))
-                return
-            finally:
-                self._drop_report(report)
+            value = self._take(report.result)
             self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
-            self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
+            if report.writes is None:
+                self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
+            else:
+                self._here.append(_Stored(task.key, value, self._take(report.writes), worker))
         elif report.error is None:
             pass  # cancelled: nobody waits for it
         elif report.stays:
@@ -311,10 +319,32 @@ class Run:
         )
         self.inbox.append(TaskLost(task.key, error))
 
-    def _write(self, writes: Shipped) -> None:
+    def _take(self, given: Shipped) -> Encoded:
+        """Hold what a worker sent, instead of the crew, which held it until now."""
+        value = self._hold(Encoded.of(given.payload, given.extents))
+        self._engine.blocks.drop(given.extents)
+        return value
+
+    # ---- what is done in this process
+
+    def _do_here(self, what: _Task | _Stored) -> None:
+        if isinstance(what, _Task):
+            self._run_here(what)
+        else:
+            self._write(what)
+
+    def _write(self, stored: _Stored) -> None:
         """Do to objects of this process what a task did to what stood for them."""
-        for number, index, value in self._engine.read(Encoded.of(writes.payload, writes.extents)):
-            shipped.target(number)[index] = value
+        try:
+            for number, index, value in self._engine.read(stored.writes):
+                shipped.target(number)[index] = value
+        except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
+            self.inbox.append(_failed(stored.key, error))
+        else:
+            value = stored.value
+            self.inbox.append(TaskFinished(stored.key, value, value.nbytes, worker=stored.worker))
+        self._engine.look_after([stored.writes])
+        self.release(stored.key, stored.writes)
 
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""

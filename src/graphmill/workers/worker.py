@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from graphmill.errors import ArenaFull, EncodeError, StaysError
@@ -115,7 +116,7 @@ class Worker:
             begin = self._begin
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
             self._heap = Heap(self._arenas[begin.own], overflow)
-            self._handler = None
+            self._handler = NumpyHandler.create(self._heap)
         for block, length, warm in work.freed:
             self._heap.give_back(block, length, warm)
         shipped.add_functions(work.functions)
@@ -171,11 +172,8 @@ class Worker:
             return Report(job.number, None, encode_exception(error), stays=True)
         except BaseException as error:  # noqa: BLE001 - it is raised in the engine's process
             shipped.take_writes()
-            tb = error.__traceback__
-            # The frames of this module say nothing about the task.
-            for _ in range(3):
-                tb = tb.tb_next if tb is not None and tb.tb_next is not None else tb
-            return Report(job.number, None, encode_exception(error, tb))
+            # No name for the traceback: it would be in a cycle with it, which keeps the inputs alive.
+            return Report(job.number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
         writes = shipped.take_writes()
         del node, inputs
         sending = _Sending(self._heap, self._reader, list(_extents_of(job)))  # type: ignore[arg-type]
@@ -266,6 +264,13 @@ def _extents_of(job: Job) -> Iterable[Extent]:
     yield from job.node.extents
     for _, value in job.inputs:
         yield from value.extents
+
+
+def _own_frames_off(tb: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames from this module to the task, which say nothing about it."""
+    for _ in range(3):
+        tb = tb.tb_next if tb is not None and tb.tb_next is not None else tb
+    return tb
 
 
 def _kind_of(node: Any) -> Any:

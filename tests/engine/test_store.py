@@ -1,0 +1,107 @@
+"""Storing to objects of the calling process."""
+
+import gc
+import threading
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from graphmill import Engine
+
+SOURCE = np.arange(400_000.0)
+
+
+class Target:
+    """Notes who writes to it, and refuses to if asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.shape = SOURCE.shape
+        self.dtype = SOURCE.dtype
+        self.data = np.zeros(self.shape)
+        self.error = error
+        self.threads: set[threading.Thread] = set()
+
+    def __setitem__(self, index, value):
+        self.threads.add(threading.current_thread())
+        if self.error is not None:
+            raise self.error
+        self.data[index] = value
+
+    def __getitem__(self, index):
+        return self.data[index]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(num_workers=2) as made:
+        yield made
+
+
+def held(engine):
+    """Bytes that an engine holds though no graph runs."""
+    gc.collect()
+    engine.look_after(())
+    return engine.blocks.live
+
+
+def source():
+    return da.from_array(SOURCE, chunks=100_000) + 1
+
+
+def test_what_tasks_write_arrives_by_the_thread_that_computes(engine):
+    target = Target()
+    da.store(source(), target, scheduler=engine.get)
+    assert np.array_equal(target.data, SOURCE + 1)
+    assert target.threads == {threading.current_thread()}
+    assert held(engine) == 0
+
+
+def test_what_a_target_raises_is_raised_and_the_engine_goes_on(engine):
+    with pytest.raises(ZeroDivisionError, match="full"):
+        da.store(source(), Target(ZeroDivisionError("full")), scheduler=engine.get)
+    target = Target()
+    da.store(source(), target, scheduler=engine.get)
+    assert np.array_equal(target.data, SOURCE + 1)
+    assert held(engine) == 0
+
+
+def test_a_store_that_reads_leaves_nothing_for_the_next_to_write(engine):
+    target = Target()
+    stored = da.store(source(), target, return_stored=True, compute=False)
+    assert np.array_equal(stored.compute(scheduler=engine.get), SOURCE + 1)
+    other = Target()
+    da.store(source() + 1, other, scheduler=engine.get)
+    assert np.array_equal(target.data, SOURCE + 1)
+    assert np.array_equal(other.data, SOURCE + 2)
+
+
+def test_runs_in_two_threads_write_each_in_its_own(engine):
+    targets = [Target(), Target(ZeroDivisionError("full")), Target()]
+    errors: list[BaseException] = []
+
+    def run(target):
+        try:
+            da.store(source(), target, scheduler=engine.get)
+        except ZeroDivisionError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[target]) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [target.threads for target in targets] == [{thread} for thread in threads]
+    assert len(errors) == 1
+    for target in (targets[0], targets[2]):
+        assert np.array_equal(target.data, SOURCE + 1)
+
+
+def fail(part):
+    raise ZeroDivisionError(len(part))
+
+
+def test_a_task_that_fails_does_not_keep_its_inputs(engine):
+    with pytest.raises(ZeroDivisionError):
+        engine.get({"x": (np.zeros, 400_000), "y": (fail, "x")}, "y")
+    assert held(engine) == 0
