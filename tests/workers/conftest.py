@@ -1,5 +1,6 @@
 """Every test here is checked for what it leaves behind: processes, threads, descriptors, settings."""
 
+import gc
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ LIMIT = 60
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
+    gc.collect()  # so that nothing of other tests goes meanwhile
     before = traces()
     yield
     assert traces() == before

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -29,10 +30,6 @@ from graphmill.workers.work import Begin, Job, Report, Shipped, Work
 
 #: Seconds after which reports are sent, though more jobs are at hand, and messages are looked for.
 _PAUSE = 0.001
-#: How often a kind of task must have made nothing large before its arrays are left to NumPy.
-_TRIALS = 4
-#: Kinds that are remembered.
-_KINDS = 10_000
 
 
 def serve(channel: WorkerChannel) -> None:
@@ -70,8 +67,6 @@ class Worker:
         #: Blocks that the engine was told of as looked at.
         self._pinned: set[BlockId] = set()
         self._warnings = WarningLog()
-        #: How often each kind of task was seen to make nothing large; -1 for those that do.
-        self._small: dict[Any, int] = {}
         channel.interrupts.shield(LargeMemory.answer)
         shipped.begin(begin.folder, self._read)
 
@@ -157,16 +152,9 @@ class Worker:
             inputs = {key: self._read(value) for key, value in job.inputs}
         except Exception as error:  # noqa: BLE001 - values may do anything when they are rebuilt
             return Report(job.number, None, encode_exception(error), stays=True)
-        kind = _kind_of(node)
-        on = self._handler is not None and self._small.get(kind, 0) < _TRIALS
         try:
-            if on:
-                self._handler.switch_on()  # type: ignore[union-attr]  # `on` says that there is one
-            try:
+            with self._handler or nullcontext():
                 value = self._channel.interrupts.run(job.number, node, inputs)
-            finally:
-                if on:
-                    self._handler.switch_off()  # type: ignore[union-attr]  # as above
         except StaysError as error:
             shipped.take_writes()  # done again where it stays
             return Report(job.number, None, encode_exception(error), stays=True)
@@ -189,16 +177,6 @@ class Worker:
             return Report(job.number, None, encode_exception(error))
         finally:
             sending.close()
-            if on:
-                self._learn(kind, sending.published)
-
-    def _learn(self, kind: Any, published: bool) -> None:
-        if published:
-            self._small[kind] = -1_000_000
-        else:
-            if len(self._small) > _KINDS:
-                self._small.clear()
-            self._small[kind] = self._small.get(kind, 0) + 1
 
     def _keep_to_limit(self) -> None:
         heap = self._heap
@@ -221,8 +199,6 @@ class _Sending:
     inputs: list[Extent]
     #: Claims that are neither settled nor abandoned.
     claims: list[Claim] = field(default_factory=list)
-    #: Whether some buffer was born in the arena, or an input.
-    published: bool = False
 
     def place(self, memory: Any, owner: object) -> Claim | Extent:  # noqa: ARG002 - the codec's
         """Find where a buffer lies, or copy it to where others can see it."""
@@ -230,13 +206,11 @@ class _Sending:
         nbytes = memory.nbytes
         claim = self.heap.claim(address, nbytes)
         if claim is not None:
-            self.published = True
             self.claims.append(claim)
             return claim
         if self.inputs:
             extent = self.reader.locate(address, nbytes)
             if extent is not None and 2 * nbytes >= extent.length and self.reader.is_clean(extent):
-                self.published = True
                 return extent
         return self.heap.copy_in(memory)
 
@@ -271,11 +245,3 @@ def _own_frames_off(tb: TracebackType | None) -> TracebackType | None:
     for _ in range(3):
         tb = tb.tb_next if tb is not None and tb.tb_next is not None else tb
     return tb
-
-
-def _kind_of(node: Any) -> Any:
-    """Tell tasks apart by what they do: Dask gives those of one kind one name."""
-    key = getattr(node, "key", None)
-    if type(key) is tuple and key:
-        return key[0]
-    return getattr(node, "func", None) if key is None else key
