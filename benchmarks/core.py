@@ -1,10 +1,14 @@
 """What the scheduler itself costs, in microseconds and bytes per task.
 
 Graphs: independent tasks and chains written as tuples, and Dask's own for ``(x + x.T).sum()``. Dask's local
-scheduler is measured beside ours, in turn, so that a busy machine slows both.
+scheduler is measured beside ours, in turn, so that a busy machine slows both. All times are the processor's:
+others who use the machine count less than on the clock.
 
     python -m benchmarks.core
-    python -m benchmarks.core --scale     # 10,000 against 1,000,000 tasks; takes a minute
+    python -m benchmarks.core --scale     # 10,000 against 1,000,000 tasks; takes a minute or two
+
+With ``--scale``, a bare loop is measured too: a set for each key, put into a dictionary and looked up again.
+What that grows by is the price of memory that no cache holds, and of pages touched for the first time.
 """
 
 from __future__ import annotations
@@ -26,9 +30,9 @@ from benchmarks.families import capture
 from graphmill.collector import collector_paused
 from graphmill.graph import read_graph
 from graphmill.local import get_sync
-from graphmill.order import order_graph
-from graphmill.scheduler import Options, Scheduler
-from graphmill.scheduler.events import Command, Run, SlotsChanged, TaskFinished
+from graphmill.loop import plan_order
+from graphmill.scheduler import Scheduler
+from graphmill.scheduler.events import Event, Run, SlotsChanged, TaskFinished
 from graphmill.types import Key
 
 da: Any = dask.array
@@ -85,14 +89,15 @@ class Costs:
 
 def measure(work: Workload) -> Costs:
     """Time each part of the core on one graph, with nothing executed."""
-    clock = time.perf_counter
+    clock = time.process_time
     times = [clock()]
-    with collector_paused():
+    with collector_paused(len(work.dsk)):
         graph = read_graph(work.dsk, work.keys)
+        results = frozenset(work.keys)
         times.append(clock())
-        priority = order_graph(graph, None, work.keys).priorities.__getitem__
+        plan = plan_order(graph, results)
         times.append(clock())
-        scheduler = Scheduler(graph, work.keys, priority, {}, Options())
+        scheduler = Scheduler(graph, results, plan.priority, {}, plan.options)
         times.append(clock())
     drive(scheduler)
     times.append(clock())
@@ -103,11 +108,13 @@ def measure(work: Workload) -> Costs:
 
 def drive(scheduler: Scheduler) -> None:
     """Tell the scheduler that each task is done as soon as it is started."""
-    queue: list[Command] = scheduler.handle(SlotsChanged(1))
-    while queue:
-        command = queue.pop()
-        if type(command) is Run:
-            queue.extend(scheduler.handle(TaskFinished(command.key, 1)))
+    event: Event | None = SlotsChanged(1)
+    while event is not None:
+        commands = scheduler.handle(event)
+        event = None
+        for command in commands:
+            if type(command) is Run:
+                event = TaskFinished(command.key, 1)
 
 
 def best(work: Workload, repeats: int = 3) -> Costs:
@@ -133,10 +140,16 @@ def whole_run(work: Workload, repeats: int = 3) -> tuple[float, float]:
     theirs: list[float] = []
     for _ in range(repeats):
         for get, times in ((get_sync, ours), (dask_get_sync, theirs)):
-            start = time.perf_counter()
-            get(work.dsk, work.keys)
-            times.append((time.perf_counter() - start) / len(work.dsk) * 1e6)
+            times.append(time_run(get, work))
     return min(ours), min(theirs)
+
+
+def time_run(get: Any, work: Workload) -> float:
+    """Time one whole run, in microseconds per task."""
+    gc.collect()
+    start = time.process_time()
+    get(work.dsk, work.keys)
+    return (time.process_time() - start) / len(work.dsk) * 1e6
 
 
 def report(work: Workload) -> None:
@@ -164,20 +177,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+SMALL, LARGE = 10_000, 1_000_000
+#: On how many tasks memory is measured: tracing each allocation makes it slow.
+TRACED = 100_000
+
+
 def scale() -> None:
     """Print how the cost of a task grows with the size of the graph."""
+    print(f"µs per task at {SMALL:,} and {LARGE:,} tasks, and the ratio\n")
     for build in (independent, chains):
-        small = total(best(build(10_000), 5))
-        large = total(best(build(1_000_000), 1))
-        print(
-            f"{build.__name__:<14}{small:6.1f} µs per task at 10,000, {large:6.1f} at 1,000,000: "
-            f"{large / small:.2f} x; {bytes_per_task(build(1_000_000)):.0f} bytes per task"
-        )
+        small, large = build(SMALL), build(LARGE)
+        before, after = best(small, 10), best(large, 2)
+        for name in Costs.__slots__:
+            growth(f"  {name}", getattr(before, name), getattr(after, name))
+        growth(f"{build.__name__}, scheduler alone", total(before), total(after))
+        whole = min(time_run(get_sync, small) for _ in range(10))
+        growth(f"{build.__name__}, get_sync", whole, time_run(get_sync, large))
+        print(f"{bytes_per_task(build(TRACED)):.0f} bytes per task, of {TRACED:,}\n", flush=True)
+    growth(
+        "a bare loop",
+        min(bare_loop(SMALL) for _ in range(10)),
+        min(bare_loop(LARGE) for _ in range(3)),
+    )
+
+
+def growth(name: str, small: float, large: float) -> None:
+    """Print one line of what grows."""
+    print(f"{name:<32}{small:7.2f}{large:7.2f}{large / small:7.2f} x", flush=True)
 
 
 def total(costs: Costs) -> float:
     """Add up the parts."""
     return costs.read + costs.order + costs.state + costs.run
+
+
+def bare_loop(count: int) -> float:
+    """Time what no scheduler can do without: an entry and a set for each key, made and looked up."""
+    keys: list[Key] = [("x", i) for i in range(count)]
+    held: dict[Key, set[Key]] = {}
+    with collector_paused(count):
+        start = time.process_time()
+        for key in keys:
+            held[key] = {key}
+        for key in keys:
+            held[key].discard(key)
+        return (time.process_time() - start) / count * 1e6
 
 
 if __name__ == "__main__":

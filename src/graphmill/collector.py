@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector, kept out of the way. Knows nothing of graphs."""
+"""Python's cyclic garbage collector, kept out of the way of large graphs. Knows nothing of graphs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,35 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: From how many tasks on it pays to keep a graph out of the collections that follow.
+_MANY = 5_000
+
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
+def collector_paused(tasks: int = 0) -> Iterator[None]:
     """Keep the cyclic garbage collector from running.
 
     Laying out a graph makes objects by the million and no garbage, but each full collection looks at all of
     them, and at all that the user's graph holds: measured at up to half of the time.
+
+    Parameters
+    ----------
+    tasks
+        About how many tasks are laid out. Where they are many, what was made meanwhile is made to count as
+        old: the next collections, of which each looks at ever more, would find no garbage in it either
+        (a tenth to a quarter of the scheduler's time per task, measured on 20,000 to 1,000,000).
     """
     if not gc.isenabled():
         yield
         return
+    many = tasks >= _MANY and not gc.get_freeze_count()
+    if many:
+        gc.collect(1)  # what is young now may be garbage, and must not grow old with the rest
     gc.disable()
     try:
         yield
     finally:
+        if many:
+            gc.freeze()
+            gc.unfreeze()  # of all, into the oldest generation; nobody else had frozen anything
         gc.enable()

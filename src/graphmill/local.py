@@ -105,7 +105,9 @@ def start_state_from_dask(
     graph = read_graph(as_mapping(dsk), None, cache)
     if sortkey is None:
         sortkey = order_graph(graph).priorities.__getitem__
-    return start_state(graph, cache, sortkey)
+    state = start_state(graph, cache, sortkey)
+    state.unshare()  # whoever asks for a state may want to drive it
+    return state
 
 
 def release_data(key: Key, state: State, delete: bool = True) -> None:

@@ -21,7 +21,7 @@ from graphmill.collector import collector_paused
 from graphmill.graph import Graph, as_mapping, flatten, read_graph
 from graphmill.order import order_graph
 from graphmill.release_log import ReleaseLog
-from graphmill.scheduler import Options, Scheduler
+from graphmill.scheduler import Listed, Options, Scheduler
 from graphmill.scheduler.events import (
     Abort,
     Release,
@@ -97,6 +97,8 @@ Planner: TypeAlias = Callable[[Graph, Collection[Key]], Plan]
 
 def plan_order(graph: Graph, results: Collection[Key]) -> Plan:
     """Plan by the static order alone: last in, first out, with no limits, and each task tried once."""
+    if not any(graph.dependencies.values()):
+        return Plan(Listed(graph.dependencies))  # nothing waits for anything: no order is better
     return Plan(order_graph(graph, results=results).priorities.__getitem__)
 
 
@@ -174,7 +176,7 @@ def run_graph(
     MissingKeyError, MissingDependencyError
         If the graph lacks a key.
     """
-    results = set(flatten(result)) if isinstance(result, list) else {result}
+    asked = list(flatten(result)) if isinstance(result, list) else [result]
     dsk = as_mapping(dsk)
     with local_callbacks(settings.callbacks) as listeners:
         if any(listener[0] for listener in listeners):
@@ -187,7 +189,7 @@ def run_graph(
                 if listener[0]:
                     listener[0](dsk)
                 started.append(listener)
-            drive = _lay_out(dsk, results, executor, cache, settings)
+            drive = _lay_out(dsk, asked, executor, cache, settings)
             state = drive.scheduler.state
             drive.listen(listeners)
             drive.run()
@@ -205,13 +207,15 @@ def run_graph(
 
 def _lay_out(
     dsk: Mapping[Key, Any],
-    results: Collection[Key],
+    asked: list[Key],
     executor: Executor,
     cache: MutableMapping[Key, Any],
     settings: Settings,
 ) -> _Drive:
-    with collector_paused():
-        graph = read_graph(dsk, results, cache)
+    with collector_paused(len(dsk)):
+        # In the order asked for, which mostly is the graph's: a graph read across takes half as long again.
+        graph = read_graph(dsk, asked, cache)
+        results = frozenset(asked)
         plan = settings.plan(graph, results)
         scheduler = Scheduler(graph, results, plan.priority, cache, plan.options)
     log = ReleaseLog.if_wanted(cache, settings.logger)

@@ -352,6 +352,35 @@ def test_keys_keep_the_order_of_the_graph():
     assert list(read_graph(backwards, ["k19"]).dependencies) == list(backwards)
 
 
+def test_tasks_keep_the_order_of_the_graph_too():
+    dsk = {f"k{i}": (collect, *[f"k{j}" for j in range(i)]) for i in range(1, 20)}
+    dsk = dict(reversed(dsk.items())) | {"k0": 0, "unused": (inc, 0)}
+    assert list(read_graph(dsk, ["k3", "k19"]).tasks) == [f"k{i}" for i in range(19, 0, -1)]
+    assert list(read_graph(dsk, ["k19"], {"k5": 1}).tasks)[-1] == "k1"
+
+
+def test_the_graph_given_is_not_changed():
+    dsk = {"x": 1, "y": (inc, "x"), "unused": (inc, "y"), "cached": (inc, 0), "z": (add, "y", "cached")}
+    before = dict(dsk)
+    graph = read_graph(dsk, ["z"], {"cached": 1})
+    assert (set(graph.tasks), graph.data) == ({"y", "z"}, {"x": 1})
+    assert dsk == before
+
+
+def test_sets_that_a_node_may_change_are_not_kept():
+    class Loose(Task):
+        dependencies = {"x"}
+
+    node = Loose("y", inc, TaskRef("x"))
+    assert type(read_graph({"x": 1, "y": node}).dependencies["y"]) is frozenset
+
+
+def test_keys_asked_for_are_missed_before_those_that_tasks_need():
+    dsk = {"user": Task("user", inc, TaskRef("absent"))}
+    with pytest.raises(MissingKeyError, match="'not there'"):
+        read_graph(dsk, ["user", "not there"])
+
+
 def test_dependents():
     graph = read_graph({"x": 1, "y": (inc, "x"), "z": (add, "x", "y")})
     assert graph.dependents() == {"x": {"y", "z"}, "y": {"z"}, "z": set()}

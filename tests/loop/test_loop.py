@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import weakref
 from dataclasses import dataclass, field
 from operator import add, sub
 
@@ -298,6 +299,13 @@ def test_the_plan_is_made_of_the_graph_that_was_read():
     assert bench.said("submit") == [("submit", "b"), ("submit", "a"), ("submit", "sum")]
 
 
+def test_tasks_that_need_nothing_run_as_they_are_listed():
+    dsk = {f"task {i}": (add, i, 1) for i in (3, 1, 2)}
+    bench = Bench(slots=1)
+    run(bench, dsk, ["task 1", "task 2", "task 3"])
+    assert [key for _, key in bench.said("submit")] == list(dsk)
+
+
 # ---- the collector
 
 
@@ -315,3 +323,42 @@ def test_the_collector_goes_on_after_an_error():
     with pytest.raises(LookupError), collector_paused():
         raise LookupError
     assert gc.isenabled()
+
+
+def is_young(thing):
+    return any(each is thing for generation in (0, 1) for each in gc.get_objects(generation))
+
+
+@pytest.mark.parametrize(("tasks", "young"), [(10, True), (100_000, False)])
+def test_only_what_a_large_graph_leaves_counts_as_old(tasks, young):
+    gc.collect()  # so that none is due while this looks
+    with collector_paused(tasks):
+        made = [[]]
+    assert is_young(made) == young
+    assert gc.get_freeze_count() == 0
+
+
+def test_garbage_does_not_grow_old_with_a_large_graph():
+    class Thing:
+        pass
+
+    gc.collect()
+    thing = Thing()
+    thing.itself = thing
+    gone = weakref.ref(thing)
+    del thing
+    with collector_paused(100_000):
+        assert gone() is None
+
+
+def test_what_others_have_frozen_stays_frozen():
+    gc.collect()
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with collector_paused(100_000):
+            made = [[]]
+        assert is_young(made)
+        assert gc.get_freeze_count() == before > 0
+    finally:
+        gc.unfreeze()

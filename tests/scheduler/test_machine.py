@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import graphmill
 from graphmill.errors import InvalidTransition
 from graphmill.graph import read_graph
-from graphmill.scheduler import Options, Scheduler, Selection, start_state
+from graphmill.local import start_state_from_dask
+from graphmill.scheduler import Listed, Options, Scheduler, Selection, start_state
 from graphmill.scheduler.events import (
     Abort,
     Cancelled,
@@ -31,7 +32,7 @@ from graphmill.scheduler.events import (
     TaskFinished,
     TaskLost,
 )
-from graphmill.scheduler.policy import AdmissionQueue
+from graphmill.scheduler.policy import AdmissionQueue, ReadyQueue
 
 MANY = settings(max_examples=300, deadline=None)
 SOME = settings(max_examples=100, deadline=None)
@@ -308,6 +309,16 @@ def test_every_run_finishes(case):
         **{key: case.cached[key] for key in strangers},
     }
     assert set(run.released) == set(run.scheduler.state.dependencies) - set(case.results)
+
+
+@SOME
+@given(cases())
+def test_what_is_constant_stays_as_it_is(case):
+    # sets of `waiting` and `waiting_data` are those of the constant fields until they change
+    graph = read_graph(case.dsk, case.results, case.cached)
+    state = drive(case).scheduler.state
+    assert state.dependencies == graph.dependencies
+    assert state.dependents == graph.dependents()
 
 
 @MANY
@@ -597,6 +608,12 @@ def without(deps, *keys):
     return {name: frozenset(deps_of) - {*keys} for name, deps_of in deps.items()}
 
 
+def unshared(dsk):
+    state = start_state(read_graph(dsk), {}, list(dsk).index)
+    state.unshare()
+    return state
+
+
 def break_dependents(state):
     state.dependents["early"].discard("next")
     state.waiting_data["early"].discard("next")
@@ -616,15 +633,15 @@ BROKEN = {
     "'early' is held and released at once": lambda s: s.released.add("early"),
     "'gone' is held and released at once": lambda s: s.cache.update(gone=1),
     "'runs' is released and yet to run": lambda s: s.released.add("runs"),
-    "'late' waits for nothing, and is not ready": lambda s: s.waiting["late"].clear(),
-    "'late' waits for something that is there": lambda s: s.waiting["late"].add("early"),
-    "'late' waits for something it does not need": lambda s: s.waiting["late"].add("late"),
+    "'late' waits for nothing, and is not ready": lambda s: s.waiting.update(late=set()),
+    "'late' waits for something that is there": lambda s: s.waiting.update(late={"runs", "next", "early"}),
+    "'late' waits for something it does not need": lambda s: s.waiting.update(late={"runs", "next", "late"}),
     "'runs' is ready or running without an input": lambda s: (
         s.cache.pop("data"),
         s.released.add("data"),
     ),
-    "'late' waits for less than is missing": lambda s: s.waiting["late"].remove("next"),
-    "'early' is needed by others than waiting_data": lambda s: s.waiting_data["early"].pop(),
+    "'late' waits for less than is missing": lambda s: s.waiting.update(late={"runs"}),
+    "'early' is needed by others than waiting_data": lambda s: s.waiting_data.update(early={"next"}),
     "'gone' is needed by others than waiting_data": lambda s: s.waiting_data.update(gone={"late"}),
     "'next' is not in the dependents of its inputs": break_dependents,
     "'next' is needed by a task that does not depend": break_dependencies,
@@ -680,6 +697,40 @@ def test_states_compare_by_their_fields():
 def test_start_state_without_a_ready_queue_of_its_own():
     graph = read_graph({"x": (add, 1, 2)})
     assert start_state(graph, {}, lambda key: 0).ready == ["x"]
+
+
+def test_sets_are_shared_until_they_change():
+    graph = read_graph({"x": (task,), "y": (task,), "sum": (task, "x", "y"), "max": (task, "x", "y")})
+    state = start_state(graph, {}, list(graph.tasks).index)
+    assert state.waiting["sum"] is state.dependencies["sum"]
+    assert state.waiting_data["x"] is state.dependents["x"]
+    state.running.add("x")
+    state.cache["x"] = 1
+    assert (state.wake("x"), state.forget("sum")) == ([], [])
+    assert state.waiting == {"sum": {"y"}, "max": {"y"}}
+    assert state.waiting_data == {"x": {"max"}, "y": {"max"}}
+    assert state.dependents["x"] == state.dependents["y"] == {"sum", "max"}
+
+
+@pytest.mark.parametrize("started", [start_state_from_dask, unshared])
+def test_sets_for_whoever_wants_to_change_them(started):
+    state = started({"x": (task,), "y": (task,), "sum": (task, "x", "y")})
+    before = str((state.dependencies, state.dependents))
+    for field_ in (state.waiting, state.waiting_data):
+        for members in field_.values():
+            members.clear()
+    assert str((state.dependencies, state.dependents)) == before
+
+
+def test_tasks_as_they_are_listed():
+    keys = ["b", "a", "c"]
+    listed = Listed(keys)
+    graph = read_graph(dict.fromkeys(keys, (task,)))
+    assert list(start_state(graph, {}, listed).ready) == ["c", "a", "b"]
+    assert start_state(graph, {}, listed, ReadyQueue(listed)).ready.take() == "b"
+    assert [listed(key) for key in "abc"] == [1, 0, 2]
+    with pytest.raises(KeyError):
+        listed("d")
 
 
 # ---- the same commands in every process

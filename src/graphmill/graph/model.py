@@ -9,9 +9,10 @@ Knows the dialects through `legacy` and `taskspec`. Must not know how a graph is
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from graphmill.errors import MissingDependencyError, MissingKeyError
 from graphmill.graph.legacy import NO_KEYS, MixedTask, Reader, TupleTask
@@ -38,18 +39,16 @@ class Graph:
     #: Tasks that only hand on the value of another key: what they return is that very object.
     aliases: dict[Key, Key] = field(default_factory=dict)
 
-    def dependents(self) -> dict[Key, set[Key]]:
-        """For each key, the tasks that need it.
-
-        Raises
-        ------
-        CycleError
-            If tasks wait for each other; the message names them.
-        """
-        result: dict[Key, set[Key]] = {key: set() for key in self.dependencies}
+    def dependents(self) -> dict[Key, AbstractSet[Key]]:
+        """For each key, the tasks that need it; keys that no task needs share one empty set."""
+        result: dict[Key, Any] = dict.fromkeys(self.dependencies, NO_KEYS)
         for key, deps in self.dependencies.items():
             for dep in deps:
-                result[dep].add(key)
+                users = result[dep]
+                if users:
+                    users.add(key)
+                else:
+                    result[dep] = {key}
         return result
 
     def sources(self) -> dict[Key, Key]:
@@ -124,50 +123,78 @@ def read_graph(
     >>> sorted(graph.tasks), graph.data, sorted(graph.dependencies["y"])
     (['y'], {'x': 1}, ['x'])
     """
-    graph = Graph()
-    tasks, data, dependencies = graph.tasks, graph.data, graph.dependencies
-    reader = Reader(dsk, cache) if len(cache) else Reader(dsk)
+    asked = list(dsk) if keys is None else list(keys)
+    cached = len(cache) > 0
+    reader = Reader(dsk, cache) if cached else Reader(dsk)
     kinds = Kinds()
-    stack = list(dsk) if keys is None else list(keys)
-    for key in stack:
-        if key not in dsk and key not in cache:
-            raise _missing_key(key, dsk)
-    stack.reverse()
+    # Copied, a dictionary keeps the user's order, never has to grow, and costs less than one filled anew.
+    dependencies: dict[Key, frozenset[Key]] = dict.fromkeys(dsk, _UNREAD)
+    tasks = dict(dsk)
+    data: dict[Key, Any] = {}
+    aliases: dict[Key, Key] = {}
+    stack = asked[::-1]
     # The hot loop of building a graph: one turn per task and per edge.
     while stack:
         key = stack.pop()
-        if key in dependencies:
+        if dependencies.get(key, _UNREAD) is not _UNREAD:
             continue
-        if key in cache:
+        if cached and key in cache:
             dependencies[key] = NO_KEYS
+            tasks.pop(key, None)
             continue
         try:
-            value = dsk[key]
+            value = tasks[key]
         except KeyError:
-            raise _missing_dependency(key, dependencies) from None
+            raise _missing(key, asked, dsk, cache, dependencies) from None
         kind = kinds[type(value)]
         if kind is Kind.NODE or kind is Kind.ALIAS:
             deps = value.dependencies
-            tasks[key] = value
+            if type(deps) is not frozenset:
+                deps = frozenset(deps)  # the state shares it, so it must be one that nobody changes
             if kind is Kind.ALIAS:
-                graph.aliases[key] = value.target
+                aliases[key] = value.target
         elif kind is Kind.DATA:
             data[key] = value.value
+            del tasks[key]
             deps = NO_KEYS
         else:
             read = reader.read(value)
             if read is None:
                 data[key] = value
+                del tasks[key]
                 deps = NO_KEYS
             else:
                 deps, nodes = read
                 tasks[key] = MixedTask(value, deps) if nodes else TupleTask(value, deps)
         dependencies[key] = deps
         stack.extend(deps)
-    # The walk went through sets, whose order changes from process to process; the graph's own does not.
-    graph.dependencies = {key: dependencies.pop(key) for key in dsk if key in dependencies}
-    graph.dependencies.update(dependencies)
+    return _needed(Graph(tasks, data, dependencies, aliases))
+
+
+#: Stands for what a key depends on until that has been read.
+_UNREAD: Final = frozenset((object(),))
+
+
+def _needed(graph: Graph) -> Graph:
+    """Leave out what the walk has not come to."""
+    if any(deps is _UNREAD for deps in graph.dependencies.values()):
+        graph.dependencies = {key: deps for key, deps in graph.dependencies.items() if deps is not _UNREAD}
+        graph.tasks = {key: task for key, task in graph.tasks.items() if key in graph.dependencies}
     return graph
+
+
+def _missing(
+    key: Key,
+    asked: Collection[Key],
+    dsk: Mapping[Key, Any],
+    cache: Collection[Key],
+    dependencies: Mapping[Key, Collection[Key]],
+) -> Exception:
+    """Word the error for a key that is nowhere: a key asked for goes before one that a task needs."""
+    for wanted in asked:
+        if wanted not in dsk and wanted not in cache:
+            return _missing_key(wanted, dsk)
+    return _missing_dependency(key, dependencies)
 
 
 def _missing_dependency(key: Key, dependencies: Mapping[Key, Collection[Key]]) -> Exception:

@@ -2,6 +2,6 @@
 
 from graphmill.scheduler.machine import Options, Scheduler
 from graphmill.scheduler.policy import Selection
-from graphmill.scheduler.state import State, start_state
+from graphmill.scheduler.state import Listed, State, start_state
 
-__all__ = ["Options", "Scheduler", "Selection", "State", "start_state"]
+__all__ = ["Listed", "Options", "Scheduler", "Selection", "State", "start_state"]

@@ -58,7 +58,7 @@ class Scheduler:
     graph
         What to run.
     results
-        The keys asked for, whose values are kept.
+        The keys asked for, whose values are kept; all of them keys of the graph.
     priority
         Static priorities, the smallest first; no two tasks may share one.
     cache
@@ -70,6 +70,7 @@ class Scheduler:
     __slots__ = (
         "_attempts",
         "_handlers",
+        "_keeps_all",
         "_options",
         "_priority",
         "ledger",
@@ -97,6 +98,8 @@ class Scheduler:
         self._options = options
         self._priority = priority
         self._attempts: dict[Key, int] = {}
+        #: Every value was asked for, so that none is ever let go.
+        self._keeps_all = len(self.results) == len(graph.dependencies)
         ready = self._ready_by_policy()
         if isinstance(ready, AdmissionQueue):
             # Which tasks grow memory can only be told once the state is there.
@@ -157,9 +160,9 @@ class Scheduler:
         return commands
 
     def _start_tasks(self, commands: list[Command]) -> None:
-        state, ledger = self.state, self.ledger
+        state, ledger, slots = self.state, self.ledger, self.slots
         running, ready = state.running, state.ready
-        while ready and len(running) < self.slots:
+        while ready and len(running) < slots:
             key = ready.take()
             if key is None:
                 return
@@ -169,29 +172,38 @@ class Scheduler:
             commands.append(Run(key))
 
     def _on_finished(self, event: TaskFinished, commands: list[Command]) -> None:
-        key = event.key
-        state = self.state
+        key, state = event.key, self.state
         self._stop_running(key)
         state.finished.add(key)
         state.cache[key] = event.value
         if self.ledger is not None:
             self.ledger.finish(key, event.nbytes)
-        idle = [dep for dep in state.forget(key) if dep not in self.results]
-        if key not in state.waiting_data and key not in self.results:
-            idle.append(key)
-        if len(idle) > 1:
-            idle.sort(key=self._priority)
-        for dep in idle:
-            if self.ledger is not None:
-                self.ledger.release(dep)
-            commands.append(Release(dep, state.release(dep), key))
-        woken = state.wake(key)
-        if len(woken) > 1:
-            woken.sort(key=self._priority, reverse=True)
-        if woken:
-            state.ready.push(woken)
+        if state.waiting_data:
+            idle = state.forget(key)
+            if idle:
+                self._let_go(idle, key, commands)
+        if not self._keeps_all and key not in state.waiting_data:
+            self._let_go([key], key, commands)
+        if state.waiting:
+            woken = state.wake(key)
+            if woken:
+                if len(woken) > 1:
+                    woken.sort(key=self._priority, reverse=True)
+                state.ready.push(woken)
         if isinstance(state.ready, AdmissionQueue):
             self._reconsider_last_users(state.ready, key)
+
+    def _let_go(self, idle: list[Key], by: Key, commands: list[Command]) -> None:
+        """Release values that nobody waits for, unless they were asked for."""
+        state, ledger = self.state, self.ledger
+        if len(idle) > 1:
+            idle.sort(key=self._priority)
+        for key in idle:
+            if key in self.results:
+                continue
+            if ledger is not None:
+                ledger.release(key)
+            commands.append(Release(key, state.release(key), by))
 
     def _reconsider_last_users(self, ready: AdmissionQueue, key: Key) -> None:
         waiting_data = self.state.waiting_data

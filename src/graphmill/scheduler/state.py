@@ -7,7 +7,7 @@ happens when one fails, is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -44,6 +44,28 @@ class ReadyStack(list[Key]):
         return self.pop() if self else None
 
 
+class Listed:
+    """Static priorities by which tasks run as they are listed; worked out only where somebody asks.
+
+    Parameters
+    ----------
+    keys
+        The keys, the best first.
+    """
+
+    __slots__ = ("_keys", "_ranks")
+
+    def __init__(self, keys: Collection[Key]) -> None:
+        self._keys = keys
+        self._ranks: dict[Key, int] = {}
+
+    def __call__(self, key: Key) -> int:
+        """Get the rank of a key."""
+        if not self._ranks:
+            self._ranks.update((key, rank) for rank, key in enumerate(self._keys))
+        return self._ranks[key]
+
+
 @dataclass(slots=True, eq=False)
 class State:
     """The state of a run. Each field is an attribute, and an item by its name.
@@ -51,6 +73,10 @@ class State:
     Notes
     -----
     Not safe for use by several threads at once. `cache` may be a mapping of the user's own.
+
+    A set in `waiting` or `waiting_data` is the very one in `dependencies` or `dependents` until something has
+    to be taken out of it, which mostly leaves nothing: sets of their own would take half as much memory
+    again, and the time to fill it. So these sets are for others to read, unless they call `unshare` first.
     """
 
     #: {x: what must be there before x}; constant.
@@ -68,9 +94,9 @@ class State:
     #: Tasks that have run.
     finished: set[Key] = field(default_factory=set)
     #: {task: what it still waits for}; tasks that wait for nothing are not in it.
-    waiting: dict[Key, set[Key]] = field(default_factory=dict)
+    waiting: dict[Key, AbstractSet[Key]] = field(default_factory=dict)
     #: {key: tasks yet to run that need it}; keys that nobody needs any more are not in it.
-    waiting_data: dict[Key, set[Key]] = field(default_factory=dict)
+    waiting_data: dict[Key, AbstractSet[Key]] = field(default_factory=dict)
 
     # ---- by name, as Dask's callbacks read it
 
@@ -108,10 +134,13 @@ class State:
             missing = waiting.get(dependent)
             if missing is None:
                 continue  # not part of this run: its own value was in the cache
-            missing.discard(key)
-            if not missing:
+            if len(missing) < 2:  # noqa: PLR2004 - it is the last one, or none is left
                 del waiting[dependent]
                 woken.append(dependent)
+                continue
+            if type(missing) is not set:
+                missing = waiting[dependent] = set(missing)
+            missing.discard(key)
         return woken
 
     def forget(self, key: Key) -> list[Key]:
@@ -119,22 +148,29 @@ class State:
         idle = []
         waiting_data = self.waiting_data
         for dep in self.dependencies[key]:
-            users = waiting_data.get(dep)
+            users: Any = waiting_data.get(dep)
             if users is None:
                 continue
-            users.discard(key)
-            if not users:
+            if len(users) < 2:  # noqa: PLR2004 - the same
                 del waiting_data[dep]
                 idle.append(dep)
+                continue
+            if users is self.dependents[dep]:
+                users = waiting_data[dep] = set(users)
+            users.discard(key)
         return idle
+
+    def unshare(self) -> None:
+        """Give `waiting` and `waiting_data` sets of their own, for whoever wants to change them."""
+        self.waiting = {key: set(missing) for key, missing in self.waiting.items()}
+        self.waiting_data = {key: set(users) for key, users in self.waiting_data.items()}
 
     def release(self, key: Key) -> Any:
         """Let go of a value that nobody waits for; return it, for its owner to free."""
-        if self.waiting_data.get(key):
+        if key in self.waiting_data:
             raise InvalidTransition(
                 f"{key!r} was to be released while {self.waiting_data[key]!r} wait for it"
             )
-        self.waiting_data.pop(key, None)
         self.released.add(key)
         return self.cache.pop(key, None)
 
@@ -229,24 +265,27 @@ def start_state(
     ready
         Where ready tasks wait; a last-in-first-out stack by default.
     """
-    dependencies = graph.dependencies
-    dependents = graph.dependents()
+    dependencies, dependents = graph.dependencies, graph.dependents()
     cache.update(graph.data)
-    state = State(dependencies, dependents, cache, ready=ReadyStack() if ready is None else ready)
-    waiting, waiting_data = state.waiting, state.waiting_data
-    # Where every key is a task, nothing can be in the cache yet, and nothing need be looked up in it.
-    available = len(dependencies) > len(graph.tasks)
-    fresh: list[Key] = []
-    for key in graph.tasks:
-        deps = dependencies[key]
-        missing = {dep for dep in deps if dep not in cache} if available else set(deps)
-        if missing:
-            waiting[key] = missing
-        else:
-            fresh.append(key)
-    for key, users in dependents.items():
-        if users:
-            waiting_data[key] = set(users)
-    fresh.sort(key=priority, reverse=True)
-    state.ready.push(fresh)
-    return state
+    waiting: dict[Key, AbstractSet[Key]]
+    if len(dependencies) == len(graph.tasks):
+        # Every key is a task: nothing that is waited for can be there yet.
+        waiting = {key: deps for key, deps in dependencies.items() if deps}
+        fresh = [key for key, deps in dependencies.items() if not deps]
+    else:
+        waiting, fresh = {}, []
+        for key in graph.tasks:
+            deps = dependencies[key]
+            missing = [dep for dep in deps if dep not in cache]
+            if not missing:
+                fresh.append(key)
+            else:
+                waiting[key] = deps if len(missing) == len(deps) else set(missing)
+    waiting_data: dict[Key, AbstractSet[Key]] = {key: users for key, users in dependents.items() if users}
+    if isinstance(priority, Listed):
+        fresh.reverse()
+    else:
+        fresh.sort(key=priority, reverse=True)
+    ready = ReadyStack() if ready is None else ready
+    ready.push(fresh)
+    return State(dependencies, dependents, cache, ready=ready, waiting=waiting, waiting_data=waiting_data)
