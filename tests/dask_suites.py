@@ -35,7 +35,7 @@ SUITES = {
 LIST = Path(__file__).with_name("dask_suites.md")
 SHARED_MEMORY = Path("/dev/shm")
 #: Dask's own setting for its tests: what it and NumPy warn of is an error.
-WARNINGS = "error:::dask[.*]\nerror:::numpy[.*]"
+WARNINGS = "error:::dask[.*]\nerror:::numpy[.*]\nignore::pytest.PytestUnknownMarkWarning"
 #: Marks that Dask's tests bear; its own list of them is not in its package.
 MARKS = (
     "array_expr",
@@ -43,6 +43,7 @@ MARKS = (
     "flaky",
     "gpu",
     "network",
+    "normal_and_array_expr",
     "slow",
     "skip_with_pyarrow_strings",
     "xfail_with_pyarrow_strings",
