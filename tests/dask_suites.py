@@ -34,12 +34,16 @@ SUITES = {
 }
 LIST = Path(__file__).with_name("dask_suites.md")
 SHARED_MEMORY = Path("/dev/shm")
+#: Dask's own setting for its tests: what it and NumPy warn of is an error.
+WARNINGS = "error:::dask[.*]\nerror:::numpy[.*]\nignore::pytest.PytestUnknownMarkWarning"
 #: Marks that Dask's tests bear; its own list of them is not in its package.
 MARKS = (
     "array_expr",
     "avoid_ci",
+    "flaky",
     "gpu",
     "network",
+    "normal_and_array_expr",
     "slow",
     "skip_with_pyarrow_strings",
     "xfail_with_pyarrow_strings",
@@ -91,6 +95,19 @@ def counted_get(dsk: Any, keys: Any, **kwargs: Any) -> Any:
     return graphmill.get(dsk, keys, **kwargs)
 
 
+def use_in_comparisons(scheduler: Any) -> None:
+    """Have Dask's `assert_eq` functions compute with a scheduler, where tests leave that open.
+
+    By default they take the synchronous one, and most computations of these suites are theirs.
+    """
+    for name in ("dask.array.utils", "dask.bag.utils", "dask.dataframe.utils"):
+        if name in sys.modules:
+            function = sys.modules[name].assert_eq
+            function.__defaults__ = tuple(
+                scheduler if value == "sync" else value for value in function.__defaults__
+            )
+
+
 @dataclass(slots=True)
 class Plugin:
     """What pytest calls."""
@@ -120,7 +137,9 @@ class Plugin:
             logging.getLogger("graphmill").removeHandler(self._handler)
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what is listed, and what is slow or needs the network."""
+        """Leave out what is listed, and skip what is slow or needs what is not here."""
+        if not self.baseline:
+            use_in_comparisons(counted_get)
         kept, left_out = [], []
         used: set[str] = set()
         for item in items:
@@ -130,6 +149,8 @@ class Plugin:
             for mark in ("network", "gpu", *(() if self.run_slow else ("slow",))):
                 if mark in item.keywords:
                     item.add_marker(pytest.mark.skip(reason=f"marked as {mark}"))
+            if "mocker" in item.fixturenames and not config.pluginmanager.has_plugin("pytest_mock"):
+                item.add_marker(pytest.mark.skip(reason="pytest-mock is not installed"))
         files = {item.nodeid.partition("::")[0] for item in items}
         self.unused = [
             each
@@ -230,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plugin = Plugin(options.baseline, read_list(LIST.read_text()), options.slow, options.listed)
     own = [
         *("-c", os.devnull, "--rootdir", str(package.parent), "-p", "no:cacheprovider"),
-        *("-o", "xfail_strict=true", "-o", "timeout=60", "-rfE", "-q"),
+        *("-o", "xfail_strict=true", "-o", "timeout=60", "-o", f"filterwarnings={WARNINGS}", "-rfE", "-q"),
     ]
     status = int(pytest.main([*own, *more, *map(str, paths)], plugins=[plugin]))
     if (used := default_engine()) is not None:

@@ -82,6 +82,8 @@ class _Seat:
     flights: dict[int, Flight] = field(default_factory=dict)
     #: Seconds that those are expected to take.
     load: float = 0.0
+    #: Whether its process was ended on purpose.
+    killed: bool = False
 
 
 class Crew:
@@ -253,7 +255,9 @@ class Crew:
             self._blocks.unpin(block, seat.number)
 
     def _on_died(self, seat: _Seat, died: Died) -> None:
-        logger.warning("worker %d has died (%s); another takes its place", seat.number, describe(died))
+        level = logging.INFO if seat.killed else logging.WARNING
+        logger.log(level, "worker %d has died (%s); another takes its place", seat.number, describe(died))
+        seat.killed = False
         flights = list(seat.flights.values())
         begun = bool(flights) and flights[0] not in seat.jobs
         for block in self._blocks.pinned_by(seat.number):
@@ -283,13 +287,16 @@ class Crew:
         for seat in self._seats:
             mine = [number for number, flight in seat.flights.items() if flight.client is client]
             unsent = {flight.job.number for flight in seat.jobs}
+            running = next(iter(seat.flights), None)
             for number in mine:
                 if number in unsent:
                     flight = seat.flights.pop(number)
                     seat.jobs.remove(flight)
                     self._blocks.drop(flight.extents)
-                else:
-                    seat.cancelled.append(number)
+                    continue
+                seat.cancelled.append(number)
+                if number == running:
+                    # Only one task can be meant at a time; the others are not begun.
                     self._pool.interrupt(seat.number, number)
             if not seat.flights:
                 seat.load = 0.0
@@ -305,6 +312,7 @@ class Crew:
 
     def kill(self, worker: int) -> None:
         """End a worker that does not let itself be stopped."""
+        self._seats[worker].killed = True
         self._pool.kill(worker)
 
     def close(self) -> None:

@@ -52,14 +52,16 @@ class _Task:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    """What a task wrote to objects of this process; it has ended when that is done."""
+class _Rest:
+    """What is left to do in this process for a task that a worker has run; it has ended when that is done."""
 
     key: Key
-    #: Its result.
-    value: Encoded
-    #: Numbers of objects, indices and values.
-    writes: Encoded
+    #: Its result, or what it raised.
+    outcome: Encoded | BaseException
+    #: What it wrote to objects of this process: numbers of objects, indices and values.
+    writes: Encoded | None
+    #: Warnings that it gave.
+    warned: tuple[Warned, ...]
     #: Where it ran.
     worker: int
 
@@ -114,7 +116,7 @@ class Run:
         self._arrived: deque[tuple[Flight, Report, int]] = deque()
         self._closed = False
         #: What is to be done in this process, by the thread that called `get`: the code is the user's.
-        self._here: deque[_Task | _Stored] = deque()
+        self._here: deque[_Task | _Rest] = deque()
         #: What has happened and was not told yet.
         self.inbox: list[News] = []
         #: Values of the graph that workers were sent, by key; None for those that cannot be.
@@ -122,8 +124,7 @@ class Run:
         self._targets: list[int] = []
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
-        #: Warnings to be given, and those that were.
-        self._to_warn: list[Warned] = []
+        #: Warnings that were given already.
         self._warned: set[Warned] = set()
         self._ahead = 1
         self._mean = 0.0
@@ -192,9 +193,6 @@ class Run:
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
-        if self._to_warn:
-            found, self._to_warn = self._to_warn, []
-            warn_again(found, self._warned)  # it raises where the user's filters make errors of warnings
         told, self.inbox = self.inbox, []
         if self._adapt():
             told.append(SlotsChanged(self.slots))
@@ -294,20 +292,21 @@ class Run:
         """Turn a report into news."""
         task, node = flight.about
         self._shipper.forget(node)
-        self._to_warn.extend(report.warned)
         if report.result is not None:
             value = self._take(report.result)
             self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
-            if report.writes is None:
+            if report.writes is None and not report.warned:
                 self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
             else:
-                self._here.append(_Stored(task.key, value, self._take(report.writes), worker))
+                writes = None if report.writes is None else self._take(report.writes)
+                self._here.append(_Rest(task.key, value, writes, report.warned, worker))
         elif report.error is None:
             pass  # cancelled: nobody waits for it
         elif report.stays:
             self._keep_here(task, decode_exception(report.error))
         else:
-            self.inbox.append(_failed(task.key, decode_exception(report.error)))
+            error = decode_exception(report.error)
+            self._here.append(_Rest(task.key, error, None, report.warned, worker))
 
     def on_lost(self, flight: Flight, died: Died) -> None:
         """Take in that a worker died while it ran a job."""
@@ -327,24 +326,33 @@ class Run:
 
     # ---- what is done in this process
 
-    def _do_here(self, what: _Task | _Stored) -> None:
+    def _do_here(self, what: _Task | _Rest) -> None:
         if isinstance(what, _Task):
             self._run_here(what)
         else:
-            self._write(what)
+            self._end_here(what)
 
-    def _write(self, stored: _Stored) -> None:
-        """Do to objects of this process what a task did to what stood for them."""
+    def _end_here(self, rest: _Rest) -> None:
+        """Do what the user's own code may take part in: filters of warnings, objects that are written to."""
+        outcome = rest.outcome
         try:
-            for number, index, value in self._engine.read(stored.writes):
-                shipped.target(number)[index] = value
+            warn_again(rest.warned, self._warned)
+            if rest.writes is not None:
+                self._write(rest.writes)
         except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
-            self.inbox.append(_failed(stored.key, error))
+            outcome = error
+        if isinstance(outcome, BaseException):
+            self.inbox.append(_failed(rest.key, outcome))
         else:
-            value = stored.value
-            self.inbox.append(TaskFinished(stored.key, value, value.nbytes, worker=stored.worker))
-        self._engine.look_after([stored.writes])
-        self.release(stored.key, stored.writes)
+            self.inbox.append(TaskFinished(rest.key, outcome, outcome.nbytes, worker=rest.worker))
+        if rest.writes is not None:
+            self._engine.look_after([rest.writes])
+            self.release(rest.key, rest.writes)
+
+    def _write(self, writes: Encoded) -> None:
+        """Do to objects of this process what a task did to what stood for them."""
+        for number, index, value in self._engine.read(writes):
+            shipped.target(number)[index] = value
 
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""

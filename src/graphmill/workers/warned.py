@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 from collections.abc import Iterable
@@ -39,7 +40,7 @@ class WarningLog:
             return
         self._seen.add(place)
         warning = message if isinstance(message, Warning) else category(message)
-        self._found.append(Warned(_packed(warning, place[0]), filename, lineno))
+        self._found.append(Warned(_packed(warning, place[0]), filename, lineno, _module_at(filename)))
 
     def take(self) -> tuple[Warned, ...]:
         """Get what was noted since last asked."""
@@ -57,6 +58,14 @@ def _packed(warning: Warning, text: str) -> bytes:
         return pickle.dumps(RuntimeWarning(f"{type(warning).__name__}: {text}"))
 
 
+def _module_at(filename: str) -> str | None:
+    """Find the module that a warning is given for: it is among the callers."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename != filename:
+        frame = frame.f_back
+    return None if frame is None else frame.f_globals.get("__name__")
+
+
 def warn_again(found: Iterable[Warned], given: set[Warned]) -> None:
     """Give warnings again in this process, for its filters to decide.
 
@@ -66,14 +75,19 @@ def warn_again(found: Iterable[Warned], given: set[Warned]) -> None:
         Warnings that workers sent.
     given
         Those that were given already: the same for a whole run, so that each is seen once.
+
+    Raises
+    ------
+    Warning
+        One of them, if filters make errors of such.
     """
     for each in found:
         if each in given:
             continue
         given.add(each)
-        message, filename, line = each
+        message, filename, line, module = each
         try:
             warning: Warning = pickle.loads(message)  # noqa: S301 - our own process wrote it
         except Exception as error:  # noqa: BLE001 - its class may not exist here
             warning = RuntimeWarning(f"A warning of a task cannot be shown here: {error}")
-        warnings.warn_explicit(warning, None, filename, line)
+        warnings.warn_explicit(warning, None, filename, line, module)

@@ -92,6 +92,8 @@ class Warned(NamedTuple):
     filename: str
     #: The line there.
     line: int
+    #: The module there, which filters may go by; None if it is not known.
+    module: str | None = None
 
 
 class Report(NamedTuple):

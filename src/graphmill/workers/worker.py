@@ -64,6 +64,8 @@ class Worker:
         self._jobs: deque[Job] = deque()
         self._cancelled: set[int] = set()
         self._reports: list[Report] = []
+        #: Whether the last job was interrupted, so that others may be cancelled.
+        self._interrupted = False
         #: Blocks that the engine was told of as looked at.
         self._pinned: set[BlockId] = set()
         self._warnings = WarningLog()
@@ -91,8 +93,9 @@ class Worker:
                 if now - sent > _PAUSE or not self._jobs:
                     self._send_reports()
                     sent = now
-                if now - looked <= _PAUSE and self._jobs:
+                if now - looked <= _PAUSE and self._jobs and not self._interrupted:
                     continue
+                self._interrupted = False
                 looked = now
             for message in self._channel.receive(0 if self._jobs else None):
                 self._take_in(message)
@@ -160,6 +163,7 @@ class Worker:
             return Report(job.number, None, encode_exception(error), stays=True)
         except BaseException as error:  # noqa: BLE001 - it is raised in the engine's process
             shipped.take_writes()
+            self._interrupted = isinstance(error, KeyboardInterrupt)
             # No name for the traceback: it would be in a cycle with it, which keeps the inputs alive.
             return Report(job.number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
         writes = shipped.take_writes()
