@@ -26,6 +26,7 @@ import psutil
 from graphmill import config
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Crew
+from graphmill.engine.pace import Pace
 from graphmill.engine.run import Run
 from graphmill.engine.shipping import Numbers
 from graphmill.errors import EngineClosed
@@ -114,6 +115,7 @@ class Engine:
         self._runs = 0
         self._retired = False
         self.numbers = Numbers()
+        self.pace = Pace()
         self.pool = Pool(num_workers, serve="graphmill.workers.worker:serve")
         self.blocks: Blocks
         self.crew: Crew

@@ -23,11 +23,6 @@ from graphmill.workers.work import Begin, Freed, Job, Report, Shipped, Work
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a task of unknown kind is taken to last, until one of its kind has ended.
-UNKNOWN = 0.01
-#: Seconds that reports of other tasks may wait for a task to end.
-QUICK = 0.001
-
 
 class Client(Protocol):
     """A run, as far as workers matter to it."""
@@ -50,14 +45,12 @@ class Flight:
     functions: tuple[int, ...]
     #: What functions are packed as, by number.
     packed: dict[int, Shipped]
-    #: What tasks of its kind have in common.
-    kind: Any
+    #: Seconds that it is expected to take.
+    expected: float
+    #: All that the worker reads.
+    extents: tuple[Extent, ...]
     #: What the run wants to know again.
     about: Any
-    #: Seconds that it is expected to take.
-    expected: float = UNKNOWN
-    #: All that the worker reads.
-    extents: tuple[Extent, ...] = ()
 
 
 @dataclass(slots=True)
@@ -130,8 +123,6 @@ class Crew:
         self._next_arena = 0
         #: Which seat an arena belongs to.
         self._owner: dict[int, _Seat] = {}
-        #: How long a task of each kind takes, in seconds, on average.
-        self._seconds: dict[Any, float] = {}
 
     # ---- arenas
 
@@ -173,8 +164,6 @@ class Crew:
 
     def submit(self, flight: Flight) -> None:
         """Give a job to the worker that will be free first."""
-        flight.expected = self._seconds.get(flight.kind, UNKNOWN)
-        flight.job = flight.job._replace(quick=flight.expected < QUICK)
         seat = min(self._seats, key=lambda seat: (seat.load, len(seat.flights)))
         self._give(seat, flight)
 
@@ -222,10 +211,6 @@ class Crew:
             seat.functions -= had
             seat.forgotten.extend(sorted(had))
 
-    def seconds(self, kind: Any) -> float | None:
-        """Get how long tasks of a kind take on average; None if none has ended."""
-        return self._seconds.get(kind)
-
     # ---- what workers say
 
     def take_in(self, events: Iterable[tuple[int, Any]]) -> None:
@@ -245,10 +230,6 @@ class Crew:
                 self._blocks.hold(value.extents)
         for block in report.pinned:
             self._blocks.pin(block, seat.number)
-        if report.result is not None:
-            before = self._seconds.get(flight.kind)
-            took = report.seconds
-            self._seconds[flight.kind] = took if before is None else 0.75 * before + 0.25 * took
         flight.client.on_report(flight, report, seat.number)
         self._blocks.drop(flight.extents)
         for block in report.unpinned:

@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.crew import Crew, Flight, describe
+from graphmill.engine.pace import QUICK, Pace
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import find_targets, stays
 from graphmill.errors import EncodeError, WorkerDied
@@ -26,7 +28,7 @@ from graphmill.order import order_graph
 from graphmill.scheduler import Options, Selection
 from graphmill.scheduler.events import SlotsChanged, TaskFailed, TaskFinished, TaskLost
 from graphmill.tracebacks import decode_exception
-from graphmill.types import Key, Node
+from graphmill.types import Key, Node, Priority
 from graphmill.workers import shipped
 from graphmill.workers.messages import Died
 from graphmill.workers.warned import warn_again
@@ -73,6 +75,7 @@ class Host(Protocol):
     blocks: Blocks
     numbers: Numbers
     crew: Crew
+    pace: Pace
 
     def access(self) -> AbstractContextManager[None]:
         """Have workers, blocks and memory for oneself."""
@@ -109,6 +112,7 @@ class Run:
         self._limit = limit
         self._graph = Graph()
         self._results: Collection[Key] = ()
+        self._priority: Priority
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
         self._released: list[tuple[Key, Any]] = []
@@ -126,6 +130,10 @@ class Run:
         self._held: dict[int, Encoded] = {}
         #: Warnings that were given already.
         self._warned: set[Warned] = set()
+        #: How many tasks that may be long are with workers, and those that wait until there are less.
+        self._long = 0
+        self._held_back: list[tuple[int, _Task]] = []
+        #: How many tasks a worker may have at hand, and how long quick ones take on average, in seconds.
         self._ahead = 1
         self._mean = 0.0
         #: Whether it was said that tasks run in this process.
@@ -149,9 +157,8 @@ class Run:
             self._shipper.stand_ins[id(target)] = shipped.target, (number,)
         for lock in locks:
             self._shipper.stand_ins[id(lock)] = bool, (False,)
-        priorities = order_graph(graph, results=results).priorities
-        options = Options(Selection.PRIORITY, lost_retries=LOST_RETRIES)
-        return Plan(priorities.__getitem__, options)
+        self._priority = order_graph(graph, results=results).priorities.__getitem__
+        return Plan(self._priority, Options(Selection.PRIORITY, lost_retries=LOST_RETRIES))
 
     def submit(self, key: Key, task: Node, values: dict[Key, Any]) -> None:
         """Take on a task."""
@@ -193,6 +200,7 @@ class Run:
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
+                self._engine.crew.flush()  # what was held back
         told, self.inbox = self.inbox, []
         if self._adapt():
             told.append(SlotsChanged(self.slots))
@@ -211,6 +219,7 @@ class Run:
         """Stop what runs."""
         self._submitted.clear()
         self._here.clear()
+        self._held_back.clear()
         self._engine.stop(self)
 
     # ---- beginning tasks
@@ -226,12 +235,28 @@ class Run:
         if stays(key, task.node, self._graph, self._results):
             self._here.append(task)
             return
+        if self._long < self._limit or self._engine.pace.expected(key) < QUICK:
+            self._send(task)
+        else:
+            # The best of them is next, not the first: meanwhile others may come that let go of memory.
+            heappush(self._held_back, (self._priority(key), task))
+
+    def _send(self, task: _Task) -> None:
+        """Have a worker run a task, or this process if it cannot be sent."""
+        expected = self._engine.pace.expected(task.key)
         try:
-            flight = self._prepare(task)
+            flight = self._prepare(task, expected)
         except EncodeError as error:
             self._keep_here(task, error)
         else:
+            self._long += expected >= QUICK
             self._engine.crew.submit(flight)
+
+    def _landed(self, flight: Flight) -> None:
+        """Note that a job is over; one that was held back takes its place."""
+        self._long -= flight.expected >= QUICK
+        while self._held_back and self._long < self._limit:
+            self._send(heappop(self._held_back)[1])
 
     def _keep_here(self, task: _Task, why: BaseException) -> None:
         level = logging.DEBUG if self._said else logging.WARNING
@@ -239,7 +264,7 @@ class Run:
         logger.log(level, "the task %r runs in this process, as do others like it: %s", task.key, why)
         self._here.append(task)
 
-    def _prepare(self, task: _Task) -> Flight:
+    def _prepare(self, task: _Task, expected: float) -> Flight:
         node, functions = self._shipper.ship(task.node, f"the task {task.key!r}")
         inputs = []
         extents = node.extents
@@ -251,16 +276,8 @@ class Run:
             inputs.append((key, Shipped(encoded.payload, encoded.extents)))
             extents += encoded.extents
         number = self._engine.numbers.next()
-        job = Job(number, Shipped(node.payload, node.extents), tuple(inputs))
-        return Flight(
-            self,
-            job,
-            functions,
-            self._shipper.packed,
-            kind_of(task.key),
-            (task, node),
-            extents=extents,
-        )
+        job = Job(number, Shipped(node.payload, node.extents), tuple(inputs), expected < QUICK)
+        return Flight(self, job, functions, self._shipper.packed, expected, extents, (task, node))
 
     def _ship_data(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
         """Pack a value that is in this process, once for all tasks that need it."""
@@ -292,9 +309,12 @@ class Run:
         """Turn a report into news."""
         task, node = flight.about
         self._shipper.forget(node)
+        self._landed(flight)
         if report.result is not None:
             value = self._take(report.result)
-            self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
+            self._engine.pace.learn(task.key, report.seconds)
+            if report.seconds < QUICK:
+                self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
             if report.writes is None and not report.warned:
                 self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
             else:
@@ -312,6 +332,7 @@ class Run:
         """Take in that a worker died while it ran a job."""
         task, node = flight.about
         self._shipper.forget(node)
+        self._long -= flight.expected >= QUICK
         error = WorkerDied(
             f"A worker died while it ran the task {task.key!r} ({describe(died)}); "
             f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"
@@ -396,11 +417,6 @@ class Run:
 
 def _failed(key: Key, error: BaseException) -> TaskFailed:
     return TaskFailed(key, error, traceback=error.__traceback__)
-
-
-def kind_of(key: Key) -> Any:
-    """Tell tasks apart by what they do: Dask gives those of one kind one name."""
-    return key[0] if type(key) is tuple and key else key
 
 
 def died_of(died: Died) -> str:
