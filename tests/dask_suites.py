@@ -34,8 +34,14 @@ SUITES = {
 }
 LIST = Path(__file__).with_name("dask_suites.md")
 SHARED_MEMORY = Path("/dev/shm")
-#: Dask's own setting for its tests: what it and NumPy warn of is an error.
-WARNINGS = "error:::dask[.*]\nerror:::numpy[.*]\nignore::pytest.PytestUnknownMarkWarning"
+#: As Dask has it for its tests, what it and NumPy warn of is an error; but not what libraries that are newer
+#: than this Dask are about to change.
+WARNINGS = """
+    error:::dask[.*]
+    error:::numpy[.*]
+    default::DeprecationWarning
+    ignore::pytest.PytestUnknownMarkWarning
+"""
 #: Marks that Dask's tests bear; its own list of them is not in its package.
 MARKS = (
     "array_expr",
