@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
@@ -308,12 +308,16 @@ class Pool:
         channel = place.channel
         if channel is None:
             raise PoolError(f"Worker {worker} is dead; restart it first")
-        with InterruptHold(), self._losing(place, channel):
+        with InterruptHold():
             here = self._surroundings.here()
-            if place.place is not here:
-                channel.send(here)
-                place.place = here
-            channel.send(*messages)
+            try:
+                if place.place is not here:
+                    channel.send(here)
+                    place.place = here
+                channel.send(*messages)
+            except BaseException as error:
+                if not self._lose(place, channel, error):
+                    raise
             place.watch(self._registry())
 
     def poll(self, timeout: float) -> list[Event]:
@@ -354,8 +358,9 @@ class Pool:
                 if self._woken or time.monotonic() >= deadline:
                     break
             self._woken = False
-            events, self._events = self._events, []
-            return events
+        # Only now: a Ctrl-C that was held back is raised above, and then the next call gives these.
+        events, self._events = self._events, []
+        return events
 
     def wake(self) -> None:
         """End the `poll` that goes on, or else the next one, early; for use from any thread."""
@@ -599,11 +604,14 @@ class Pool:
         self._tell(Fork(worker.number), descriptor)
 
     def _on_worker(self, worker: Handle, channel: PollChannel, events: int) -> None:
-        with self._losing(worker, channel):
+        try:
             if events & selectors.EVENT_WRITE:
                 channel.flush()
             if events & selectors.EVENT_READ:
                 self._listen(worker, channel.receive())
+        except BaseException as error:
+            if not self._lose(worker, channel, error):
+                raise
         worker.watch(self._registry())
         if channel.ended:
             if worker.orphaned:
@@ -618,19 +626,20 @@ class Pool:
             else:
                 self._events.append((worker.number, message))
 
-    @contextlib.contextmanager
-    def _losing(self, worker: Handle, channel: PollChannel) -> Iterator[None]:
-        """End a worker whose channel loses its place; nobody could hear of it any more."""
-        try:
-            yield
-        except BaseException as error:
-            if channel.lost and not channel.ended:
-                logger.warning("The channel to worker %d is lost: %s", worker.number, error)
-                channel.ended = True
-                worker.watch(self._registry())
-                self._force(worker)
-            if not isinstance(error, ChannelClosed):
-                raise
+    def _lose(self, worker: Handle, channel: PollChannel, error: BaseException) -> bool:
+        """End a worker whose channel has lost its place: nobody could hear of it any more.
+
+        Returns
+        -------
+        bool
+            Whether the error says no more than that.
+        """
+        if channel.lost and not channel.ended:
+            logger.warning("The channel to worker %d is lost: %s", worker.number, error)
+            channel.ended = True
+            worker.watch(self._registry())
+            self._force(worker)
+        return isinstance(error, ChannelClosed)
 
     def _force(self, worker: Handle) -> None:
         """End a worker that should have ended; its last deadline begins."""
