@@ -365,6 +365,15 @@ class TestDask:
 
         assert engine.get({"x": (inner,), "y": (explicit,)}, ["x", "y"]) == (100, 100)
 
+    def test_tasks_see_settings(self, engine):
+        import dask
+
+        get = dask.delayed(dask.config.get)
+        with dask.config.set({"x": 1, "scheduler": engine.get}):
+            assert get("x", "unset").compute() == 1
+            assert get("scheduler").compute() == "synchronous"
+        assert get("x", "unset").compute(scheduler=engine.get) == "unset"
+
     def test_progress_and_profiles(self, engine, capsys):
         from dask.diagnostics import Profiler, ProgressBar
 

@@ -28,6 +28,7 @@ from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Crew
 from graphmill.engine.pace import Pace
 from graphmill.engine.run import Run
+from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.errors import EngineClosed
 from graphmill.graph import flatten
@@ -295,6 +296,9 @@ class Engine:
         self, dsk: Any, keys: Any, limit: int, cache: MutableMapping[Any, Any] | None, settings: Settings
     ) -> Any:
         self._start()
+        settings_of_dask = dask_settings()
+        with self.access():
+            self.crew.settings = settings_of_dask
         run = Run(self, limit)
         values: dict[Any, Any] = dict(cache or {})
         try:

@@ -75,6 +75,8 @@ class _Seat:
     flights: dict[int, Flight] = field(default_factory=dict)
     #: Seconds that those are expected to take.
     load: float = 0.0
+    #: Dask's settings as it has them.
+    settings: bytes | None = None
     #: Whether its process was ended on purpose.
     killed: bool = False
 
@@ -118,6 +120,8 @@ class Crew:
         self._folder = folder
         self._in_files = in_files
         self._warm_limit = warm_limit
+        #: Dask's settings, pickled, as tasks are to see them.
+        self.settings: bytes | None = None
         self._seats = [_Seat(number) for number in range(pool.num_workers)]
         self._arenas: dict[int, Arena] = {}
         self._next_arena = 0
@@ -153,7 +157,7 @@ class Crew:
                 self._blocks.add_arena(arena, self._give_back)
         seat.own = own.number
         seat.overflow = None if overflow is None else overflow.number
-        seat.arenas, seat.functions = set(), set()
+        seat.arenas, seat.functions, seat.settings = set(), set(), None
         begin = Begin(seat.own, seat.overflow, self._warm_limit, str(self._folder))
         self._pool.send(seat.number, begin)
 
@@ -189,6 +193,7 @@ class Crew:
                 if number not in seat.functions:
                     functions[number] = flight.packed[number]
         work = Work(
+            settings=self.settings if self.settings != seat.settings else None,
             arenas=tuple([self._arenas[number].handle for number in sorted(known - seat.arenas)]),
             closed=tuple(sorted(seat.arenas - known)),
             freed=tuple(seat.freed),
@@ -197,7 +202,7 @@ class Crew:
             cancelled=tuple(seat.cancelled),
             jobs=tuple([flight.job for flight in seat.jobs]),
         )
-        seat.arenas = known
+        seat.arenas, seat.settings = known, self.settings
         seat.functions.update(functions)
         for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
             told.clear()

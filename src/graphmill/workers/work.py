@@ -64,6 +64,8 @@ class Begin(NamedTuple):
 class Work(NamedTuple):
     """All that a worker is told at a time; to be followed in this order."""
 
+    #: Dask's settings, pickled, if they have changed.
+    settings: bytes | None = None
     #: Arenas that it does not know yet.
     arenas: tuple[ArenaHandle, ...] = ()
     #: Arenas that are gone.

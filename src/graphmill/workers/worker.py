@@ -7,6 +7,8 @@ the rest is used again.
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -106,6 +108,8 @@ class Worker:
             self._reports.clear()
 
     def _take_in(self, work: Work) -> None:
+        if work.settings is not None:
+            _follow(work.settings)
         for handle in work.arenas:
             self._arenas[handle.number] = Arena.attach(handle)
         for number in work.closed:
@@ -242,6 +246,13 @@ def _extents_of(job: Job) -> Iterable[Extent]:
     yield from job.node.extents
     for _, value in job.inputs:
         yield from value.extents
+
+
+def _follow(settings: bytes) -> None:
+    """Have Dask's settings be those of the engine's process; computations within a task stay in it."""
+    config: Any = importlib.import_module("dask.config")
+    config.config.clear()
+    config.config.update(pickle.loads(settings), scheduler="synchronous")  # noqa: S301 - from the engine
 
 
 def _own_frames_off(tb: TracebackType | None) -> TracebackType | None:
