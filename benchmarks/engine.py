@@ -149,13 +149,13 @@ def arrays(engine: Engine) -> str:
     lines = []
     rng = np.random.default_rng(0)
     x = da.from_array(rng.random((4_000, 4_000)), chunks=1_000).persist(scheduler="sync")
-    r = da.random.default_rng(0).random((6_000, 6_000), chunks=1_500)
+    r = da.random.default_rng(0).random((4_000, 4_000), chunks=1_000)
     for name, expression in {
         "(r + r.T).sum()": (r + r.T).sum(),
         "(r - r.mean(0)).std()": (r - r.mean(0)).std(),
         "r.T @ r, its mean": (r.T @ r).mean(),
         "x + 1 to one array": x + 1,
-        "r, rechunked, its mean over columns": r.rechunk((300, 6_000)).mean(1).sum(),
+        "r, rechunked, its mean over columns": r.rechunk((200, 4_000)).mean(1).sum(),
     }.items():
         ours, theirs = [], []
         for _ in range(ROUNDS):

@@ -435,7 +435,7 @@ def test_a_task_held_back_starts_once_it_shrinks_memory():
     # `big` is needed by two: the second to come lets it go, and may exceed the budget a little
     dsk = {"long": (task,), "big": (task,), "first": (task, "big"), "second": (task, "big")}
     sizes = {"long": 0, "big": 100, "first": 50, "second": 5}
-    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=151)
+    options = Options(selection=Selection.PRIORITY, sizes=sizes, budget=154)
     scheduler, commands = make(dsk, ["long", "first", "second"], options, slots=3)
     assert commands == [Run("long"), Run("big")]
     assert scheduler.handle(TaskFinished("big")) == [Run("first")]

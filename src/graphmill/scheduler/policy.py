@@ -92,7 +92,7 @@ class ReadyQueue:
 
 #: The share of the budget, one in so many, by which tasks may exceed it that will give more back than they
 #: take: with less they hold each other up, with more a fan-in at 32 workers peaks higher than with no budget.
-_SLACK = 32
+_SLACK = 128
 
 
 @dataclass(slots=True)
