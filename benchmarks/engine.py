@@ -167,12 +167,16 @@ def arrays(engine: Engine) -> str:
     return "\n".join(lines)
 
 
-def rest(engine: Engine) -> str:
-    """What a worker adds to memory while it does nothing."""
-    engine.get({"x": (abs, -1), "y": (abs, -2)}, ["x", "y"])
-    own = [engine.pool.pid(number) for number in range(engine.num_workers)]
-    sizes = [psutil.Process(pid).memory_full_info().pss / 1e6 for pid in own]
-    return "memory of each worker at rest: " + ", ".join(f"{size:.0f} MB (Pss)" for size in sizes)
+def rest(_: Engine) -> str:
+    """What a worker adds to memory while it does nothing: four workers' processes less those of one."""
+    sizes = {}
+    for workers in (1, 4):
+        with Engine(workers) as engine:
+            dsk: dict[Any, Any] = {("x", i): (_loop, 100_000) for i in range(8 * workers)}
+            engine.get(dsk, list(dsk))
+            family = psutil.Process().children(recursive=True)
+            sizes[workers] = sum(each.memory_full_info().pss for each in family)
+    return f"memory that a worker adds at rest: {(sizes[4] - sizes[1]) / 3e6:.1f} MB (Pss)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
