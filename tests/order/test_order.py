@@ -221,3 +221,16 @@ def test_a_budget_for_more_workers_is_larger() -> None:
     assert found.budget(2) == max(91, 2 * 81 * 7 // 8)
     again = measure_order(read_graph(dsk), found.priorities, dict.fromkeys(dsk, 1))
     assert (again.peak, again.largest_root) == (9, 1)
+
+
+def test_plans_reach_as_far_as_blocks_of_the_graph_need() -> None:
+    # Chunks in a row whose results need both neighbours, with a hundred steps from chunk to result.
+    dsk: dict = {("x", i): (add, 1, i) for i in range(20)}
+    for i in range(20):
+        for step in range(30):
+            dsk["step", i, step] = (abs, ("x", i) if step == 0 else ("step", i, step - 1))
+        dsk["edge", i] = (abs, ("x", i))
+    for i in range(1, 19):
+        dsk["y", i] = (sum, [("step", i, 29), ("edge", i - 1), ("edge", i + 1)])
+    sizes = {key: 1 if key[0] in ("edge", "y") else 100 for key in dsk}
+    assert order_graph(read_graph(dsk), sizes, [("y", i) for i in range(1, 19)]).peak <= 450

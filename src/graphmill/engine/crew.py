@@ -75,6 +75,8 @@ class _Seat:
     flights: dict[int, Flight] = field(default_factory=dict)
     #: Seconds that those are expected to take.
     load: float = 0.0
+    #: How many of them may be long.
+    long: int = 0
     #: Dask's settings as it has them.
     settings: bytes | None = None
     #: Whether its process was ended on purpose.
@@ -168,13 +170,15 @@ class Crew:
 
     def submit(self, flight: Flight) -> None:
         """Give a job to the worker that will be free first."""
-        seat = min(self._seats, key=lambda seat: (seat.load, len(seat.flights)))
+        # What nobody has seen yet may last for ever: no second task that may be long while others have none.
+        seat = min(self._seats, key=lambda seat: (seat.long, seat.load, len(seat.flights)))
         self._give(seat, flight)
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
         self._blocks.hold(flight.extents)
         seat.flights[flight.job.number] = flight
         seat.load += flight.expected
+        seat.long += not flight.job.quick
         seat.jobs.append(flight)
 
     def flush(self) -> None:
@@ -230,6 +234,7 @@ class Crew:
     def _on_report(self, seat: _Seat, report: Report) -> None:
         flight = seat.flights.pop(report.number)
         seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
+        seat.long -= not flight.job.quick
         for value in (report.result, report.writes):
             if value is not None:
                 self._blocks.hold(value.extents)
@@ -257,6 +262,7 @@ class Crew:
         seat.own = seat.overflow = None
         seat.flights = {}
         seat.load = 0.0
+        seat.long = 0
         self._pool.restart(seat.number)
         for at, flight in enumerate(flights):
             # Workers run jobs in the order in which they get them: only the first had begun.
@@ -278,6 +284,7 @@ class Crew:
                 if number in unsent:
                     flight = seat.flights.pop(number)
                     seat.jobs.remove(flight)
+                    seat.long -= not flight.job.quick
                     self._blocks.drop(flight.extents)
                     continue
                 seat.cancelled.append(number)

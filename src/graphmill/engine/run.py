@@ -133,6 +133,9 @@ class Run:
         #: How many tasks that may be long are with workers, and those that wait until there are less.
         self._long = 0
         self._held_back: list[tuple[int, _Task]] = []
+        #: The ranks of quick tasks that are with workers; in the heap, some that are not any more.
+        self._quick: set[int] = set()
+        self._quick_ranks: list[int] = []
         #: How many tasks a worker may have at hand, and how long quick ones take on average, in seconds.
         self._ahead = 1
         self._mean = 0.0
@@ -180,13 +183,14 @@ class Run:
         """Give back what was released, and give workers what was submitted."""
         submitted, self._submitted = self._submitted, []
         released, self._released = self._released, []
-        if not submitted and not released:
+        if not submitted and not released and not self._held_back:
             return
         with self._engine.access():
             for key, value in released:
                 self._let_go(key, value)
             for task in submitted:
                 self._begin(task)
+            self._send_held_back()
             self._engine.crew.flush()
 
     def wait(self) -> Sequence[News]:
@@ -200,7 +204,9 @@ class Run:
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
-                self._engine.crew.flush()  # what was held back
+                if not self.inbox:
+                    self._send_held_back()
+                    self._engine.crew.flush()
         told, self.inbox = self.inbox, []
         if self._adapt():
             told.append(SlotsChanged(self.slots))
@@ -235,10 +241,9 @@ class Run:
         if stays(key, task.node, self._graph, self._results):
             self._here.append(task)
             return
-        if self._long < self._limit or self._engine.pace.expected(key) < QUICK:
+        if self._engine.pace.expected(key) < QUICK:
             self._send(task)
         else:
-            # The best of them is next, not the first: meanwhile others may come that let go of memory.
             heappush(self._held_back, (self._priority(key), task))
 
     def _send(self, task: _Task) -> None:
@@ -249,13 +254,32 @@ class Run:
         except EncodeError as error:
             self._keep_here(task, error)
         else:
-            self._long += expected >= QUICK
+            if expected < QUICK:
+                rank = self._priority(task.key)
+                self._quick.add(rank)
+                heappush(self._quick_ranks, rank)
+            else:
+                self._long += 1
             self._engine.crew.submit(flight)
 
     def _landed(self, flight: Flight) -> None:
-        """Note that a job is over; one that was held back takes its place."""
-        self._long -= flight.expected >= QUICK
+        """Note that a job is over."""
+        if flight.expected < QUICK:
+            self._quick.discard(self._priority(flight.about[0].key))
+        else:
+            self._long -= 1
+
+    def _send_held_back(self) -> None:
+        """Have tasks run that may be long, the best first: one for each worker.
+
+        Not before quick tasks that are better: they will soon be over, and let others be ready that give
+        memory back. Without that, what is read next is read too early; twice the memory was seen.
+        """
         while self._held_back and self._long < self._limit:
+            while self._quick_ranks and self._quick_ranks[0] not in self._quick:
+                heappop(self._quick_ranks)
+            if self._quick_ranks and self._quick_ranks[0] < self._held_back[0][0]:
+                return
             self._send(heappop(self._held_back)[1])
 
     def _keep_here(self, task: _Task, why: BaseException) -> None:
@@ -332,7 +356,7 @@ class Run:
         """Take in that a worker died while it ran a job."""
         task, node = flight.about
         self._shipper.forget(node)
-        self._long -= flight.expected >= QUICK
+        self._landed(flight)
         error = WorkerDied(
             f"A worker died while it ran the task {task.key!r} ({describe(died)}); "
             f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"

@@ -13,7 +13,7 @@ from graphmill.graph.model import Graph, as_mapping, read_graph
 from graphmill.order.depth_first import order_depth_first
 from graphmill.order.guess import guess_sizes
 from graphmill.order.index import Index, index_graph
-from graphmill.order.release import ReleaseOrder
+from graphmill.order.release import ReleaseOrder, usual_reach
 from graphmill.order.replay import is_in_order, peak_of
 from graphmill.types import Key
 
@@ -118,7 +118,7 @@ def order_graph(
     if index.sources:
         index.hold_sources()
         depth_first = order_depth_first(index)
-    return _order(graph, index, _leaner(index, depth_first, reach))
+    return _order(graph, index, _leaner(index, depth_first, max(reach, usual_reach(index))))
 
 
 def _leaner(index: Index, depth_first: list[int], reach: int) -> list[int]:
@@ -130,8 +130,9 @@ def _leaner(index: Index, depth_first: list[int], reach: int) -> list[int]:
     return min(depth_first, candidate, key=lambda sequence: peak_of(index, sequence))
 
 
-#: Up to so many tasks, the plans to let go of a block may have so many of them. Measured in microseconds per
-#: task in `benchmarks/order.py`; above the last, only the depth-first order is affordable.
+#: Up to so many tasks, the plans to let go of a block may have at least so many of them: more where blocks of
+#: this graph need it. Measured in microseconds per task in `benchmarks/order.py`; above the last, only the
+#: depth-first order is affordable.
 _REACH = ((2_000, 30), (5_000, 15), (15_000, 6))
 
 

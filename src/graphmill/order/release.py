@@ -21,6 +21,10 @@ from graphmill.order.index import Index
 #: A plan that turned out too long is looked at again after so many tasks, doubled up to the limit each time.
 _FIRST_WAIT = 16
 _LONGEST_WAIT = 128
+#: Longer plans cost more than they win.
+_LONGEST_PLAN = 120
+#: How many blocks are looked at to find out how long plans are.
+_SAMPLE = 15
 _NONE: frozenset[int] = frozenset()
 
 
@@ -294,6 +298,35 @@ class ReleaseOrder:
         growth = self._growth[block]
         cost = (0, 0, growth) if growth <= 0 else (1, growth, 0)
         heappush(self._best, (*cost, self._rank[block], block, entry))
+
+
+def usual_reach(index: Index) -> int:
+    """Find how many tasks it usually takes to let go of a block that needs no others, before any has run.
+
+    Returns
+    -------
+    int
+        A little more than the median of a sample; 0 where it takes so many that plans are of no use.
+    """
+    roots = [i for i, deps in enumerate(index.deps) if not deps and not index.kept[i]]
+    if not roots:
+        return 0
+    sample = roots[:: max(1, len(roots) // _SAMPLE)]
+    lengths = sorted(_tasks_to_release(index, root) for root in sample)
+    usual = lengths[len(lengths) // 2]
+    return 0 if usual > _LONGEST_PLAN else usual + usual // 4
+
+
+def _tasks_to_release(index: Index, block: int) -> int:
+    """Count the users of a block and all that they need, up to a limit."""
+    seen: set[int] = set()
+    stack = list(index.users[block])
+    while stack and len(seen) <= _LONGEST_PLAN:
+        i = stack.pop()
+        if i != block and i not in seen:
+            seen.add(i)
+            stack.extend(index.deps[i])
+    return len(seen)
 
 
 def _by_rank(tasks: list[int], rank: list[int]) -> list[int]:
