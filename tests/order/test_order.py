@@ -15,7 +15,7 @@ from graphmill.order import measure_order, order, order_graph, sortkey
 from graphmill.order.depth_first import order_depth_first
 from graphmill.order.guess import ROOT, guess_sizes
 from graphmill.order.index import Index, index_graph
-from graphmill.order.release import ReleaseOrder
+from graphmill.order.release import ReleaseOrder, usual_reach
 from graphmill.order.replay import is_in_order, peak_of
 
 
@@ -223,14 +223,21 @@ def test_a_budget_for_more_workers_is_larger() -> None:
     assert (again.peak, again.largest_root) == (9, 1)
 
 
-def test_plans_reach_as_far_as_blocks_of_the_graph_need() -> None:
-    # Chunks in a row whose results need both neighbours, with a hundred steps from chunk to result.
-    dsk: dict = {("x", i): (add, 1, i) for i in range(20)}
-    for i in range(20):
-        for step in range(30):
-            dsk["step", i, step] = (abs, ("x", i) if step == 0 else ("step", i, step - 1))
-        dsk["edge", i] = (abs, ("x", i))
-    for i in range(1, 19):
-        dsk["y", i] = (sum, [("step", i, 29), ("edge", i - 1), ("edge", i + 1)])
-    sizes = {key: 1 if key[0] in ("edge", "y") else 100 for key in dsk}
-    assert order_graph(read_graph(dsk), sizes, [("y", i) for i in range(1, 19)]).peak <= 450
+def _stars(points: int) -> Index:
+    """Roots whose one user needs so many other tasks."""
+    dsk: dict = {}
+    for i in range(30):
+        dsk["x", i] = (add, 1, i)
+        dsk |= {("p", i, j): (abs, ("x", i)) for j in range(points)}
+        dsk["y", i] = (sum, [("p", i, j) for j in range(points)])
+        dsk["z", i] = (add, ("y", i), ("x", i))
+    return index_graph(read_graph(dsk))
+
+
+@pytest.mark.parametrize(("points", "reach"), [(2, 5), (40, 52), (200, 0)])
+def test_plans_reach_as_far_as_blocks_of_the_graph_need(points: int, reach: int) -> None:
+    assert usual_reach(_stars(points)) == reach
+
+
+def test_a_graph_of_results_alone_has_no_usual_reach() -> None:
+    assert usual_reach(index_graph(read_graph({"x": (add, 1, 2), "y": (add, 1, 3)}))) == 0
