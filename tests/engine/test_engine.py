@@ -3,6 +3,7 @@
 import gc
 import operator
 import os
+import shutil
 import threading
 import warnings
 from operator import add
@@ -303,6 +304,12 @@ class TestFailures:
         engine.get({"x": (add, 1, 1)}, "x")
         assert engine.blocks.live == 0
 
+    @pytest.mark.parametrize("how", ["return", "exit", "raise"])
+    def test_a_task_that_forks(self, engine, how):
+        assert engine.get({"x": (_fork, how)}, "x") == "parent"
+        dsk = {("x", i): (abs, -i) for i in range(200)}
+        assert engine.get(dsk, list(dsk)) == tuple(range(200))
+
     def test_rerun_locally(self, engine):
         with pytest.raises(_TwoArguments) as caught:
             engine.get({"x": (_raise, 1)}, "x", rerun_exceptions_locally=True)
@@ -314,6 +321,18 @@ class TestFailures:
             warnings.simplefilter("always")
             engine.get(dsk, list(dsk))
         assert [str(each.message) for each in seen] == ["beware"]
+
+
+def _fork(how):
+    child = os.fork()
+    if child == 0:
+        if how == "exit":
+            raise SystemExit(0)
+        if how == "raise":
+            raise ValueError(how)
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
 
 
 def _kill(signal):
@@ -417,10 +436,27 @@ class TestLife:
             kept = engine.get({"x": (np.full, BIG, 3.0)}, "x")
         assert (kept == 3).all()
 
-    @pytest.mark.parametrize("arguments", [{"num_workers": 0}, {"warm_limit": -1}])
-    def test_nonsense(self, arguments):
-        with pytest.raises(ValueError, match=next(iter(arguments))):
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"num_workers": 0}, ValueError),
+            ({"num_workers": "two"}, TypeError),
+            ({"warm_limit": -1}, ValueError),
+        ],
+    )
+    def test_nonsense(self, engine, arguments, error):
+        with pytest.raises(error, match=next(iter(arguments))):
             Engine(**arguments)
+        if "num_workers" in arguments:
+            with pytest.raises(error, match="num_workers"):
+                engine.get({"x": (abs, -1)}, "x", **arguments)
+
+    def test_an_engine_whose_folder_is_gone(self, tmp_path):
+        with Engine(1, folder=tmp_path) as engine:
+            assert engine.get({"x": (abs, -1)}, "x") == 1
+            shutil.rmtree(next(tmp_path.iterdir()))
+            with pytest.raises(EngineClosed, match="folder"):
+                engine.get({"x": (abs, -1)}, "x")
 
     def test_fewer_workers_for_one_run(self, engine):
         running = []

@@ -121,6 +121,39 @@ def test_ctrl_c_stops_tasks_and_the_engine_goes_on(program):
     assert left_of(process.pid) == []
 
 
+STUBBORN = """
+import graphmill, numpy as np
+
+print("going", flush=True)
+interrupts = 0
+while interrupts < 12:
+    try:
+        dsk = {("x", i): (np.full, 20_000, i) for i in range(50)}
+        graphmill.get({**dsk, "sum": (sum, [(np.sum, key) for key in dsk])}, "sum")
+    except KeyboardInterrupt:
+        interrupts += 1
+while True:
+    try:
+        print(graphmill.get({"x": (abs, -1)}, "x"), flush=True)
+        break
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_ctrl_c_again_and_again(program):
+    process = program(STUBBORN)
+    deadline = time.monotonic() + LIMIT
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=0.04)
+        except subprocess.TimeoutExpired:
+            continue
+    assert process.poll() is not None, "it hangs"
+    assert left_of(process.pid) == []
+
+
 def test_a_killed_program_leaves_nothing(program):
     process = program(BUSY)
     family = psutil.Process(process.pid).children(recursive=True)

@@ -9,7 +9,7 @@ import os
 import threading
 from typing import Any
 
-from graphmill.engine.core import Engine
+from graphmill.engine.core import Engine, checked
 from graphmill.local import get_sync
 from graphmill.workers.shipped import in_worker
 
@@ -62,6 +62,8 @@ def _default_engine(num_workers: int | None) -> Engine:
     with _lock:
         if _default and (_default[0].pid != os.getpid() or _default[0].closed):
             _default.clear()
+        if num_workers is not None:
+            checked(num_workers)
         if _default and num_workers is not None and num_workers > _default[0].num_workers:
             _default.pop().retire()
         if not _default:

@@ -33,13 +33,14 @@ from graphmill.engine.shipping import Numbers
 from graphmill.errors import EngineClosed
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
-from graphmill.memory.arena import fitting_size, shared_memory_room
+from graphmill.memory.arena import fitting_size, room, shared_memory_room
 from graphmill.memory.block import BlockId, Encoded
 from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
 from graphmill.memory.leftovers import OwnedFolder, remove_leftovers
 from graphmill.workers.pool import Pool
+from graphmill.workers.signals import InterruptHold
 
 logger = logging.getLogger("graphmill")
 
@@ -91,9 +92,7 @@ class Engine:
     ) -> None:
         if num_workers is None:
             num_workers = config.get("num_workers", available_cpus())
-        if num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-        self.num_workers = num_workers
+        self.num_workers = checked(num_workers)
         limit = WARM_PER_WORKER * num_workers if warm_limit is None else warm_limit
         if limit < 0:
             raise ValueError(f"warm_limit must be at least 0, got {limit}")
@@ -134,6 +133,9 @@ class Engine:
             if os.getpid() != self.pid:
                 raise EngineClosed("The engine belongs to the process that this one was forked from")
             if self._started:
+                if not self._folder.path.is_dir():
+                    self.close()
+                    raise EngineClosed("The engine's folder is gone, so it was closed: make another one")
                 return
             _closed_at_exit(self)
             remove_leftovers(self._base)
@@ -161,13 +163,13 @@ class Engine:
             self._started = True
 
     def _lacks_shared_memory(self) -> bool:
-        room = shared_memory_room()
-        if room is None or room >= LEAST_SHARED_MEMORY:
+        free = shared_memory_room()
+        if free is None or free >= min(LEAST_SHARED_MEMORY, room(self._folder.path)):
             return False
         logger.warning(
             "There are only %d MB of shared memory here: blocks are kept in files in %s instead. "
             "In a container, more can be had with --shm-size.",
-            room >> 20,
+            free >> 20,
             self._folder.path,
         )
         return True
@@ -277,8 +279,8 @@ class Engine:
         WorkerDied
             If the workers that ran a task died, three times over.
         """
-        if num_workers is not None and num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        if num_workers is not None:
+            checked(num_workers)
         if rerun_exceptions_locally is None:
             rerun_exceptions_locally = config.get("rerun_exceptions_locally", False)
         settings = Settings(
@@ -315,9 +317,9 @@ class Engine:
 
     @contextlib.contextmanager
     def access(self) -> Iterator[None]:
-        """Have workers, blocks and memory for oneself."""
+        """Have workers, blocks and memory for oneself; Ctrl-C waits until that is over."""
         condition = self._condition
-        with condition:
+        with InterruptHold(), condition:
             self._wanting += 1
             try:
                 while self._polling:
@@ -349,26 +351,29 @@ class Engine:
                 self._turn(0)
 
     def _turn(self, timeout: float) -> None:
-        """Wait for what the pool tells, or for the thread that does."""
-        if self._closed:
-            raise EngineClosed("The engine was closed while a graph ran")
-        if self._polling or self._wanting:
-            self._condition.wait(PULSE)
-            return
-        self._polling = True
-        self._condition.release()
-        try:
-            events = self.pool.poll(timeout)
-        finally:
-            self._condition.acquire()
-            self._polling = False
-            self._condition.notify_all()
-        if self._closed:
-            raise EngineClosed("The engine was closed while a graph ran")
-        if events:
-            with self.access():
-                self.crew.take_in(events)
-                self.crew.flush()
+        """Wait for what the pool tells, or for the thread that does; Ctrl-C comes through only then."""
+        with InterruptHold() as hold:
+            if self._closed:
+                raise EngineClosed("The engine was closed while a graph ran")
+            if self._polling or self._wanting:
+                hold.open_window()
+                self._condition.wait(PULSE)
+                hold.close_window()
+                return
+            self._polling = True
+            self._condition.release()
+            try:
+                events = self.pool.poll(timeout)
+            finally:
+                self._condition.acquire()
+                self._polling = False
+                self._condition.notify_all()
+            if self._closed:
+                raise EngineClosed("The engine was closed while a graph ran")
+            if events:
+                with self.access():
+                    self.crew.take_in(events)
+                    self.crew.flush()
 
     def stop(self, run: Run) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""
@@ -445,6 +450,15 @@ class _Results:
         if key not in self._made:
             self._made[key] = self._run.value_of(self._left[key])
         return self._made[key]
+
+
+def checked(num_workers: Any) -> int:
+    """See that a number of workers is one."""
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int):
+        raise TypeError(f"num_workers must be a whole number, got {num_workers!r}")
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    return num_workers
 
 
 def available_cpus() -> int:

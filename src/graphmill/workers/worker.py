@@ -8,11 +8,12 @@ the rest is used again.
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -58,6 +59,7 @@ class Worker:
     def __init__(self, channel: WorkerChannel, begin: Begin) -> None:
         self._channel = channel
         self._begin = begin
+        self._pid = os.getpid()
         self._arenas: dict[int, Arena] = {}
         self._reader = Reader(self._arenas)
         #: Made when the arenas are known.
@@ -111,9 +113,12 @@ class Worker:
         if work.settings is not None:
             _follow(work.settings)
         for handle in work.arenas:
-            self._arenas[handle.number] = Arena.attach(handle)
+            # One that is gone since the message was sent holds nothing that a job could need.
+            with suppress(FileNotFoundError):
+                self._arenas[handle.number] = Arena.attach(handle)
         for number in work.closed:
-            self._arenas.pop(number).close()
+            if number in self._arenas:
+                self._arenas.pop(number).close()
         if self._heap is None:
             begin = self._begin
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
@@ -162,10 +167,15 @@ class Worker:
         try:
             with self._handler or nullcontext():
                 value = self._channel.interrupts.run(job.number, node, inputs)
+            self._end_if_forked()
+        except SystemExit as error:
+            self._end_if_forked(error.code)
+            return Report(job.number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
         except StaysError as error:
             shipped.take_writes()  # done again where it stays
             return Report(job.number, None, encode_exception(error), stays=True)
         except BaseException as error:  # noqa: BLE001 - it is raised in the engine's process
+            self._end_if_forked(1)
             shipped.take_writes()
             self._interrupted = isinstance(error, KeyboardInterrupt)
             # No name for the traceback: it would be in a cycle with it, which keeps the inputs alive.
@@ -185,6 +195,11 @@ class Worker:
             return Report(job.number, None, encode_exception(error))
         finally:
             sending.close()
+
+    def _end_if_forked(self, code: object = 0) -> None:
+        """End a process that a task has forked and that comes back: a channel has one worker."""
+        if os.getpid() != self._pid:
+            os._exit(code if isinstance(code, int) else int(code is not None))
 
     def _keep_to_limit(self) -> None:
         heap = self._heap
