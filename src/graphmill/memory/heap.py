@@ -97,7 +97,11 @@ class Part:
             found = self.ranges.allocate(nbytes)
             if found.warm or self.reserve(found):
                 return found
-        raise ArenaFull(f"no room for {nbytes} bytes in arena {self.arena.number}")
+        where = self.arena.handle.folder or "shared memory"
+        raise ArenaFull(
+            f"no room for {nbytes} bytes in arena {self.arena.number}: {where} is full; smaller chunks or "
+            "fewer workers need less, and Engine(folder=...) takes a folder with more room"
+        )
 
     def reserve(self, taken: Range) -> bool:
         """Have all pages of a range put in place; if there is no room, free it and answer False.
