@@ -784,3 +784,16 @@ def test_files_stay_when_the_pool_is_closed(make_pool, ask, tmp_path):
     pool.unguard(other)
     pool.close()
     assert kept.exists()
+
+
+def test_a_template_that_has_only_lost_its_parent_leaves_the_files(make_pool, ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_module, "END_LIMIT", 30.0)  # so that it ends by itself, however busy the machine
+    pool = make_pool()
+    ask(pool, "ping")
+    kept = tmp_path / f"graphmill-{os.getpid()}-kept"
+    kept.mkdir()
+    pool.guard(kept)
+    template = psutil.Process(pool.template_pid)
+    pool._drop_template()
+    assert not template.is_running()
+    assert kept.is_dir()

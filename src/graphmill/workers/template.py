@@ -51,6 +51,8 @@ from graphmill.workers.signals import TaskInterrupts
 
 #: Seconds that workers have to end by themselves after a goodbye.
 GRACE: Final = 0.5
+#: Seconds from the end of the parent's descriptors to its own, at most.
+_ORPHAN_LIMIT: Final = 5.0
 #: Seconds that the system has to end a process after SIGKILL.
 _KILL_LIMIT: Final = 5.0
 #: Seconds that a thread may still be about to end before a fork.
@@ -352,9 +354,19 @@ class Template:
     def _clean_up(self) -> None:
         """Do what the parent would have done, had it lived."""
         self._end(0)
-        if self._plan is not None:
+        # A parent that lives has only lost this process, and needs its files.
+        if self._plan is not None and _orphaned(self._plan.parent, time.monotonic() + _ORPHAN_LIMIT):
             for path in self._guarded:
                 leftovers.remove(path, self._plan.parent)
+
+
+def _orphaned(parent: int, deadline: float) -> bool:
+    """Tell whether the parent is gone; its descriptors go a moment before its children are told."""
+    while os.getppid() == parent:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _ignore(signum: int, frame: object) -> None:
