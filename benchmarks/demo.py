@@ -280,6 +280,10 @@ def main(given: Sequence[str] | None = None) -> int:
         return 1
     how = "identical" if outcome.difference == 0 else f"equal up to rounding ({outcome.difference:.1g})"
     console.print(f"[green]The results are {how}.[/]", highlight=False)
+    if wanted.quick:
+        console.print(
+            "So little data shows what it costs to start processes, and nothing else.", highlight=False
+        )
     return 0
 
 
