@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 class Client(Protocol):
     """A run, as far as workers matter to it."""
 
+    #: Whether its jobs are not to be begun any more.
+    cancelled: bool
+
     def on_report(self, flight: Flight, report: Report, worker: int) -> None:
         """Take in what became of a job."""
 
@@ -34,7 +37,7 @@ class Client(Protocol):
         """Take in that a worker died while it ran a job."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flight:
     """A job that was given to a worker, or waits for one."""
 
@@ -268,7 +271,7 @@ class Crew:
             # Workers run jobs in the order in which they get them: only the first had begun.
             if at == 0 and begun:
                 flight.client.on_lost(flight, died)
-            else:
+            elif not flight.client.cancelled:
                 self.submit(flight)
             self._blocks.drop(flight.extents)
 
@@ -284,6 +287,7 @@ class Crew:
                 if number in unsent:
                     flight = seat.flights.pop(number)
                     seat.jobs.remove(flight)
+                    seat.load -= flight.expected
                     seat.long -= not flight.job.quick
                     self._blocks.drop(flight.extents)
                     continue

@@ -119,12 +119,14 @@ class Run:
         #: What workers reported, and was not looked at by the thread whose run it is.
         self._arrived: deque[tuple[Flight, Report, int]] = deque()
         self._closed = False
+        #: Whether its jobs are not to be begun any more.
+        self.cancelled = False
         #: What is to be done in this process, by the thread that called `get`: the code is the user's.
         self._here: deque[_Task | _Rest] = deque()
         #: What has happened and was not told yet.
         self.inbox: list[News] = []
-        #: Values of the graph that workers were sent, by key; None for those that cannot be.
-        self._data: dict[Key, tuple[Encoded, tuple[int, ...]] | None] = {}
+        #: Values of the graph that workers were sent, by key, with the functions that they refer to.
+        self._data: dict[Key, tuple[Encoded, tuple[int, ...]]] = {}
         self._targets: list[int] = []
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
@@ -223,6 +225,7 @@ class Run:
 
     def cancel(self) -> None:
         """Stop what runs."""
+        self.cancelled = True
         self._submitted.clear()
         self._here.clear()
         self._held_back.clear()
@@ -401,6 +404,7 @@ class Run:
 
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""
+        values: dict[Key, Any] = {}
         try:
             values = {key: self.value_of(value) for key, value in task.values.items()}
             result = task.node(values)
@@ -408,8 +412,7 @@ class Run:
             self.inbox.append(_failed(task.key, error))
         else:
             self.inbox.append(TaskFinished(task.key, result))
-        finally:
-            del values
+        del values  # what is left of them are views that somebody keeps
         self._engine.look_after(task.values.values())
 
     def _adapt(self) -> bool:

@@ -7,7 +7,6 @@ stand-ins, and locks that Dask knows by a token by locks between processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -180,8 +179,3 @@ class _TaskPickler(Pickler):
         if self._once and reduced is not NotImplemented and (kind is FunctionType or isinstance(obj, type)):
             return shipped.function, (self._shipper.number_of(obj),)
         return reduced
-
-
-def packed_for(numbers: Collection[int], packed: dict[int, Shipped]) -> tuple[tuple[int, Shipped], ...]:
-    """Get functions as a worker takes them."""
-    return tuple([(number, packed[number]) for number in numbers])
