@@ -24,6 +24,7 @@ from graphmill.release_log import ReleaseLog
 from graphmill.scheduler import Listed, Options, Scheduler
 from graphmill.scheduler.events import (
     Abort,
+    BudgetChanged,
     Release,
     Run,
     SlotsChanged,
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 #: What an executor may tell.
-News: TypeAlias = TaskFinished | TaskFailed | TaskLost | SlotsChanged
+News: TypeAlias = TaskFinished | TaskFailed | TaskLost | SlotsChanged | BudgetChanged
 
 
 class Executor(Protocol):

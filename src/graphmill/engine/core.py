@@ -26,7 +26,6 @@ import psutil
 from graphmill import config
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Crew
-from graphmill.engine.pace import Pace
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
@@ -39,6 +38,7 @@ from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
 from graphmill.memory.leftovers import OwnedFolder, remove_leftovers
+from graphmill.scheduler.estimates import Estimates
 from graphmill.workers.pool import Pool
 from graphmill.workers.signals import InterruptHold
 
@@ -115,7 +115,7 @@ class Engine:
         self._runs = 0
         self._retired = False
         self.numbers = Numbers()
-        self.pace = Pace()
+        self.estimates = Estimates()
         self.pool = Pool(num_workers, serve="graphmill.workers.worker:serve")
         self.blocks: Blocks
         self.crew: Crew

@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
+from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
-from graphmill.engine.pace import QUICK, Pace
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import find_targets, stays
 from graphmill.errors import EncodeError, WorkerDied
@@ -26,7 +25,8 @@ from graphmill.memory.block import Encoded
 from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
 from graphmill.scheduler import Options, Selection
-from graphmill.scheduler.events import SlotsChanged, TaskFailed, TaskFinished, TaskLost
+from graphmill.scheduler.estimates import QUICK, Estimates
+from graphmill.scheduler.events import BudgetChanged, TaskFailed, TaskFinished, TaskLost
 from graphmill.tracebacks import decode_exception
 from graphmill.types import Key, Node, Priority
 from graphmill.workers import shipped
@@ -38,10 +38,6 @@ logger = logging.getLogger("graphmill")
 
 #: How often a task is run again whose worker died.
 LOST_RETRIES = 2
-#: Seconds of work that each worker is given ahead, so that it need not wait for the next message.
-AHEAD = 0.002
-#: Most tasks that a worker is given ahead.
-MOST_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +60,9 @@ class _Rest:
     writes: Encoded | None
     #: Warnings that it gave.
     warned: tuple[Warned, ...]
-    #: Where it ran.
+    #: Where it ran, and for how many seconds.
     worker: int
+    seconds: float
 
 
 class Host(Protocol):
@@ -75,7 +72,7 @@ class Host(Protocol):
     blocks: Blocks
     numbers: Numbers
     crew: Crew
-    pace: Pace
+    estimates: Estimates
 
     def access(self) -> AbstractContextManager[None]:
         """Have workers, blocks and memory for oneself."""
@@ -113,6 +110,7 @@ class Run:
         self._graph = Graph()
         self._results: Collection[Key] = ()
         self._priority: Priority
+        self._budget: Budget
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
         self._released: list[tuple[Key, Any]] = []
@@ -132,15 +130,6 @@ class Run:
         self._held: dict[int, Encoded] = {}
         #: Warnings that were given already.
         self._warned: set[Warned] = set()
-        #: How many tasks that may be long are with workers, and those that wait until there are less.
-        self._long = 0
-        self._held_back: list[tuple[int, _Task]] = []
-        #: The ranks of quick tasks that are with workers; in the heap, some that are not any more.
-        self._quick: set[int] = set()
-        self._quick_ranks: list[int] = []
-        #: How many tasks a worker may have at hand, and how long quick ones take on average, in seconds.
-        self._ahead = 1
-        self._mean = 0.0
         #: Whether it was said that tasks run in this process.
         self._said = False
 
@@ -148,8 +137,8 @@ class Run:
 
     @property
     def slots(self) -> int:
-        """How many tasks may be under way."""
-        return self._limit * self._ahead
+        """How many tasks may be under way, where they take long."""
+        return self._limit
 
     def plan(self, graph: Graph, results: Collection[Key]) -> Plan:
         """Order a graph, and find what must stay in this process."""
@@ -162,8 +151,12 @@ class Run:
             self._shipper.stand_ins[id(target)] = shipped.target, (number,)
         for lock in locks:
             self._shipper.stand_ins[id(lock)] = bool, (False,)
-        self._priority = order_graph(graph, results=results).priorities.__getitem__
-        return Plan(self._priority, Options(Selection.PRIORITY, lost_retries=LOST_RETRIES))
+        priorities = order_graph(graph, results=results).priorities
+        self._priority = priorities.__getitem__
+        estimates = self._engine.estimates
+        self._budget = Budget(graph, priorities, results, estimates, self._limit)
+        options = Options(Selection.PRIORITY, estimates=estimates, lost_retries=LOST_RETRIES)
+        return Plan(self._priority, options)
 
     def submit(self, key: Key, task: Node, values: dict[Key, Any]) -> None:
         """Take on a task."""
@@ -185,14 +178,13 @@ class Run:
         """Give back what was released, and give workers what was submitted."""
         submitted, self._submitted = self._submitted, []
         released, self._released = self._released, []
-        if not submitted and not released and not self._held_back:
+        if not submitted and not released:
             return
         with self._engine.access():
             for key, value in released:
                 self._let_go(key, value)
             for task in submitted:
                 self._begin(task)
-            self._send_held_back()
             self._engine.crew.flush()
 
     def wait(self) -> Sequence[News]:
@@ -207,11 +199,11 @@ class Run:
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
                 if not self.inbox:
-                    self._send_held_back()
                     self._engine.crew.flush()
         told, self.inbox = self.inbox, []
-        if self._adapt():
-            told.append(SlotsChanged(self.slots))
+        budget = self._budget.look(len(told))
+        if budget is not None:
+            told.append(BudgetChanged(budget))
         return told
 
     @property
@@ -228,7 +220,6 @@ class Run:
         self.cancelled = True
         self._submitted.clear()
         self._here.clear()
-        self._held_back.clear()
         self._engine.stop(self)
 
     # ---- beginning tasks
@@ -244,46 +235,13 @@ class Run:
         if stays(key, task.node, self._graph, self._results):
             self._here.append(task)
             return
-        if self._engine.pace.expected(key) < QUICK:
-            self._send(task)
-        else:
-            heappush(self._held_back, (self._priority(key), task))
-
-    def _send(self, task: _Task) -> None:
-        """Have a worker run a task, or this process if it cannot be sent."""
-        expected = self._engine.pace.expected(task.key)
+        expected = self._engine.estimates.seconds(key)
         try:
             flight = self._prepare(task, expected)
         except EncodeError as error:
             self._keep_here(task, error)
         else:
-            if expected < QUICK:
-                rank = self._priority(task.key)
-                self._quick.add(rank)
-                heappush(self._quick_ranks, rank)
-            else:
-                self._long += 1
             self._engine.crew.submit(flight)
-
-    def _landed(self, flight: Flight) -> None:
-        """Note that a job is over."""
-        if flight.expected < QUICK:
-            self._quick.discard(self._priority(flight.about[0].key))
-        else:
-            self._long -= 1
-
-    def _send_held_back(self) -> None:
-        """Have tasks run that may be long, the best first: one for each worker.
-
-        Not before quick tasks that are better: they will soon be over, and let others be ready that give
-        memory back. Without that, what is read next is read too early; twice the memory was seen.
-        """
-        while self._held_back and self._long < self._limit:
-            while self._quick_ranks and self._quick_ranks[0] not in self._quick:
-                heappop(self._quick_ranks)
-            if self._quick_ranks and self._quick_ranks[0] < self._held_back[0][0]:
-                return
-            self._send(heappop(self._held_back)[1])
 
     def _keep_here(self, task: _Task, why: BaseException) -> None:
         level = logging.DEBUG if self._said else logging.WARNING
@@ -336,30 +294,25 @@ class Run:
         """Turn a report into news."""
         task, node = flight.about
         self._shipper.forget(node)
-        self._landed(flight)
         if report.result is not None:
             value = self._take(report.result)
-            self._engine.pace.learn(task.key, report.seconds)
-            if report.seconds < QUICK:
-                self._mean = 0.75 * self._mean + 0.25 * report.seconds if self._mean else report.seconds
             if report.writes is None and not report.warned:
-                self.inbox.append(TaskFinished(task.key, value, value.nbytes, worker=worker))
+                self.inbox.append(_finished(task.key, value, worker, report.seconds))
             else:
                 writes = None if report.writes is None else self._take(report.writes)
-                self._here.append(_Rest(task.key, value, writes, report.warned, worker))
+                self._here.append(_Rest(task.key, value, writes, report.warned, worker, report.seconds))
         elif report.error is None:
             pass  # cancelled: nobody waits for it
         elif report.stays:
             self._keep_here(task, decode_exception(report.error))
         else:
             error = decode_exception(report.error)
-            self._here.append(_Rest(task.key, error, None, report.warned, worker))
+            self._here.append(_Rest(task.key, error, None, report.warned, worker, report.seconds))
 
     def on_lost(self, flight: Flight, died: Died) -> None:
         """Take in that a worker died while it ran a job."""
         task, node = flight.about
         self._shipper.forget(node)
-        self._landed(flight)
         error = WorkerDied(
             f"A worker died while it ran the task {task.key!r} ({describe(died)}); "
             f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"
@@ -392,7 +345,7 @@ class Run:
         if isinstance(outcome, BaseException):
             self.inbox.append(_failed(rest.key, outcome))
         else:
-            self.inbox.append(TaskFinished(rest.key, outcome, outcome.nbytes, worker=rest.worker))
+            self.inbox.append(_finished(rest.key, outcome, rest.worker, rest.seconds))
         if rest.writes is not None:
             self._engine.look_after([rest.writes])
             self.release(rest.key, rest.writes)
@@ -415,16 +368,6 @@ class Run:
         del values  # what is left of them are views that somebody keeps
         self._engine.look_after(task.values.values())
 
-    def _adapt(self) -> bool:
-        """Let workers have more at hand where tasks are short; say whether that has changed."""
-        if not self._mean:
-            return False
-        wanted = 1 + min(MOST_AHEAD, int(AHEAD / max(self._mean, 1e-6)))
-        if wanted <= self._ahead < 2 * wanted:
-            return False
-        self._ahead = wanted
-        return True
-
     def close(self) -> None:
         """Let go of everything; may be called again."""
         with self._engine.access():
@@ -440,6 +383,10 @@ class Run:
         for number in self._targets:
             shipped.forget_target(number)
         self._targets.clear()
+
+
+def _finished(key: Key, value: Encoded, worker: int, seconds: float) -> TaskFinished:
+    return TaskFinished(key, value, value.nbytes, worker=worker, seconds=seconds)
 
 
 def _failed(key: Key, error: BaseException) -> TaskFailed:

@@ -151,14 +151,24 @@ def measure_order(
     priorities
         A number for each of its keys, as `order_graph` gives them.
     sizes
-        The size of each task's output in bytes, as far as it is known.
+        The size of each task's output in bytes, as far as it is known; of others it is guessed by the shape
+        of the graph, from those that are.
     results
         The keys asked for, whose values stay; by default those that no other task needs.
     """
-    index = index_graph(graph, sizes, results)
-    index.hold_sources()
+    index = index_graph(graph, None, results)
     sequence = sorted(range(len(index.keys)), key=lambda i: priorities[index.keys[i]])
+    index.sizes = _completed(index, sizes, guess_sizes(index, sequence))
+    index.hold_sources()
     return Order(priorities, *_costs(index, sequence))
+
+
+def _completed(index: Index, sizes: Mapping[Key, int], guessed: list[int]) -> list[int]:
+    """Put sizes that are known in the place of guesses, and bring the others to the same scale."""
+    known = [sizes.get(key) for key in index.keys]
+    pairs = [(size, guess) for size, guess in zip(known, guessed, strict=True) if size is not None]
+    scale = sum([size for size, _ in pairs]) / max(1, sum([guess for _, guess in pairs]))
+    return [int(guess * scale) if size is None else size for size, guess in zip(known, guessed, strict=True)]
 
 
 def _order(graph: Graph, index: Index, sequence: list[int]) -> Order:

@@ -34,6 +34,10 @@ class TaskFinished:
     nbytes: int | None = None
     #: Who ran it, for callbacks.
     worker: Any = None
+    #: How long it took, in seconds, where the driver knows it.
+    seconds: float | None = None
+    #: The most bytes that it took besides its inputs and its output.
+    extra: int = 0
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -59,11 +63,19 @@ class TaskLost:
 
 
 @dataclass(slots=True, unsafe_hash=True)
+class BudgetChanged:
+    """So many bytes may be live from now on before tasks that grow memory are held back."""
+
+    #: How many; None for any number.
+    budget: int | None
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Cancelled:
     """Nobody wants the results any more: nothing new is started."""
 
 
-Event: TypeAlias = SlotsChanged | TaskFinished | TaskFailed | TaskLost | Cancelled
+Event: TypeAlias = SlotsChanged | BudgetChanged | TaskFinished | TaskFailed | TaskLost | Cancelled
 
 # ---- commands
 

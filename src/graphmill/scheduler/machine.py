@@ -16,8 +16,10 @@ from typing import Any
 
 from graphmill.errors import InvalidTransition
 from graphmill.graph.model import Graph
+from graphmill.scheduler.estimates import Estimates
 from graphmill.scheduler.events import (
     Abort,
+    BudgetChanged,
     Cancelled,
     Command,
     Event,
@@ -44,6 +46,9 @@ class Options:
     #: How many bytes may be live before tasks that grow memory are held back; needs `sizes`, and
     #: selection by priority.
     budget: int | None = None
+    #: What is learned of tasks while they run. With it, a task that is over soon takes only a part of a slot,
+    #: and bytes are counted though no `sizes` are known.
+    estimates: Estimates | None = None
     #: How often a task may be run again after it was lost or has failed.
     retries: Mapping[Key, int] = field(default_factory=dict)
     #: The same for tasks that `retries` does not name.
@@ -69,10 +74,13 @@ class Scheduler:
 
     __slots__ = (
         "_attempts",
+        "_estimates",
         "_handlers",
         "_keeps_all",
         "_options",
         "_priority",
+        "_shares",
+        "_taken",
         "ledger",
         "results",
         "slots",
@@ -92,9 +100,13 @@ class Scheduler:
         self.slots = 0
         #: Nothing new is started any more: the run has failed or was cancelled.
         self.stopped = False
-        self.ledger = (
-            None if options.sizes is None else Ledger(dict(options.sizes), options.budget, graph.sources())
-        )
+        self._estimates = estimates = options.estimates
+        self.ledger: Ledger | None = None
+        if options.sizes is not None or estimates is not None:
+            self.ledger = Ledger(dict(options.sizes or {}), options.budget, estimates, graph.sources())
+        #: How much of the slots running tasks take: all together, and those that take less than a whole one.
+        self._taken = 0.0
+        self._shares: dict[Key, float] = {}
         self._options = options
         self._priority = priority
         self._attempts: dict[Key, int] = {}
@@ -117,13 +129,14 @@ class Scheduler:
             TaskFailed: self._on_failed,
             TaskLost: self._on_lost,
             SlotsChanged: self._on_slots,
+            BudgetChanged: self._on_budget,
             Cancelled: self._on_cancelled,
         }
 
     def _ready_by_policy(self) -> Ready:
         if self._options.selection is Selection.LIFO:
             return ReadyStack()
-        if self.ledger is None or self.ledger.budget is None:
+        if self.ledger is None or (self.ledger.budget is None and self._estimates is None):
             return ReadyQueue(self._priority)
         return AdmissionQueue(self._priority, self.ledger, self.results)
 
@@ -162,14 +175,24 @@ class Scheduler:
     def _start_tasks(self, commands: list[Command]) -> None:
         state, ledger, slots = self.state, self.ledger, self.slots
         running, ready = state.running, state.ready
-        while ready and len(running) < slots:
+        while ready and self._taken < slots:
             key = ready.take()
             if key is None:
                 return
             running.add(key)
             if ledger is not None:
                 ledger.start(key)
+            self._taken += self._share(key)
             commands.append(Run(key))
+
+    def _share(self, key: Key) -> float:
+        """Tell how much of a slot a task takes that starts."""
+        if self._estimates is None:
+            return 1.0
+        share = self._estimates.share(key)
+        if share < 1:
+            self._shares[key] = share
+        return share
 
     def _on_finished(self, event: TaskFinished, commands: list[Command]) -> None:
         key, state = event.key, self.state
@@ -178,6 +201,10 @@ class Scheduler:
         state.cache[key] = event.value
         if self.ledger is not None:
             self.ledger.finish(key, event.nbytes)
+        if self._estimates is not None and self._estimates.learn(
+            key, event.seconds, event.nbytes, event.extra
+        ):
+            self._sort_anew()
         if state.waiting_data:
             idle = state.forget(key)
             if idle:
@@ -233,12 +260,24 @@ class Scheduler:
     def _on_slots(self, event: SlotsChanged, _: list[Command]) -> None:
         self.slots = event.slots
 
+    def _on_budget(self, event: BudgetChanged, _: list[Command]) -> None:
+        if self.ledger is not None:
+            self.ledger.budget = event.budget
+
+    def _sort_anew(self) -> None:
+        if isinstance(self.state.ready, AdmissionQueue):
+            self.state.ready.sort_anew()
+
     def _on_cancelled(self, _: Cancelled, __: list[Command]) -> None:
         self.stopped = True
 
     def _stop_running(self, key: Key) -> None:
+        running = self.state.running
         try:
-            self.state.running.remove(key)
+            running.remove(key)
+            self._taken -= self._shares.pop(key, 1.0)
+            if not running:
+                self._taken = 0.0  # sums of fractions drift
         except KeyError:
             raise InvalidTransition(
                 f"{key!r} has ended, but was not running\n{self.state.story(key)}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heapify, heappop, heappush
 
+from graphmill.scheduler.estimates import Estimates
 from graphmill.scheduler.state import State
 from graphmill.types import Key, Priority
 
@@ -80,6 +81,11 @@ class ReadyQueue:
         """Take out a given task; say whether it was there."""
         return self._keys.pop(self._priority(key), None) is not None
 
+    def clear(self) -> None:
+        """Take out all tasks."""
+        self._heap.clear()
+        self._keys.clear()
+
     def __contains__(self, key: Key) -> bool:
         return self._priority(key) in self._keys
 
@@ -103,6 +109,8 @@ class Ledger:
     sizes: dict[Key, int]
     #: How many bytes a budget allows; None for any number.
     budget: int | None = None
+    #: What is known of outputs that `sizes` does not have.
+    estimates: Estimates | None = None
     #: Aliases, and the task whose output each of them really is: it is counted once.
     aliases: Mapping[Key, Key] = field(default_factory=dict)
     #: Bytes live now.
@@ -118,8 +126,16 @@ class Ledger:
             source = self.aliases[key]
             self._holders[source] = self._holders.get(source, 1) + 1
             return
-        self.live += self.sizes.get(key, 0)
+        nbytes = self.sizes.get(key)
+        if nbytes is None:
+            nbytes = self._estimate(key)
+            if nbytes:
+                self.sizes[key] = nbytes  # so that what is taken off later is what was added
+        self.live += nbytes
         self.peak = max(self.peak, self.live)
+
+    def _estimate(self, key: Key) -> int:
+        return 0 if self.estimates is None else self.estimates.nbytes(key) or 0
 
     def finish(self, key: Key, nbytes: int | None) -> None:
         """Put the size that an output turned out to have in the place of the expected one."""
@@ -140,7 +156,10 @@ class Ledger:
 
     def expected(self, key: Key) -> int:
         """Get the bytes that the output of a task will add."""
-        return 0 if key in self.aliases else self.sizes.get(key, 0)
+        if key in self.aliases:
+            return 0
+        nbytes = self.sizes.get(key)
+        return self._estimate(key) if nbytes is None else nbytes
 
     def freed(self, key: Key) -> int:
         """Get the bytes that would be given back if nobody waited for a value any more."""
@@ -210,6 +229,13 @@ class AdmissionQueue:
             return None
         # Nothing runs that could give memory back: go on, whatever the budget says.
         return self._growing.take() if other is None else self._shrinking.take()
+
+    def sort_anew(self) -> None:
+        """Tell anew which tasks grow memory, as other sizes are expected now."""
+        keys = list(self)
+        for queue in (self._growing, self._shrinking):
+            queue.clear()
+        self.push(keys)
 
     def reconsider(self, key: Key) -> None:
         """Look again at a task that has become the only one to wait for one of its inputs."""

@@ -1,0 +1,72 @@
+"""How many bytes the tasks of a run may hold live: what its order needs, by the sizes known so far."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from graphmill.graph import Graph
+from graphmill.order import measure_order
+from graphmill.scheduler.estimates import Estimates
+from graphmill.types import Key
+
+#: A budget is never below so many bytes for each worker: to save less is not worth waiting for.
+LEAST = 16 << 20
+#: A run measures its order anew at most so many times, once for each share of its tasks, and a few times at
+#: the start.
+_TIMES = 32
+
+
+class Budget:
+    """The budget of one run, measured again as the sizes of outputs become known.
+
+    Parameters
+    ----------
+    graph
+        What is run.
+    priorities
+        In which order: a number for each key.
+    results
+        The keys asked for.
+    estimates
+        What is known of sizes.
+    workers
+        How many tasks run at once.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        priorities: dict[Key, int],
+        results: Collection[Key],
+        estimates: Estimates,
+        workers: int,
+    ) -> None:
+        self._graph = graph
+        self._priorities = priorities
+        self._results = results
+        self._estimates = estimates
+        self._workers = workers
+        #: The estimates' count of changes when it was measured, and how many tasks have ended since.
+        self._seen = 0
+        self._ended = 0
+        #: After how many tasks it may be measured again.
+        self._interval = 1.0
+
+    def look(self, ended: int) -> int | None:
+        """Take note that so many more tasks have ended; give the budget in bytes, if it is a new one."""
+        self._ended += ended
+        if self._estimates.changes == self._seen or self._ended < self._interval:
+            return None
+        self._seen = self._estimates.changes
+        self._ended = 0
+        self._interval = min(1.5 * self._interval, 1 + len(self._graph.tasks) / _TIMES)
+        estimates = self._estimates
+        sizes: dict[Key, int] = {}
+        for key in self._graph.tasks:
+            nbytes = estimates.nbytes(key)
+            if nbytes is not None:
+                sizes[key] = nbytes
+        if not sizes:
+            return None
+        measured = measure_order(self._graph, self._priorities, sizes, self._results)
+        return max(measured.budget(self._workers), LEAST * self._workers)

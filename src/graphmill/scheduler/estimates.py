@@ -1,0 +1,150 @@
+"""What tasks take, learned from others of their kind: the layer or name, which Dask writes into their keys.
+
+Pure: whoever drives the scheduler measures, and tells with the end of each task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphmill.types import Key
+
+#: Seconds that a task of unknown kind is taken to last.
+UNKNOWN = 0.01
+#: Seconds below which a task is quick: reports of others may wait for its end, and a worker may have more of
+#: them at hand.
+QUICK = 0.001
+#: Seconds of work that each worker is given ahead, so that it need not wait for the next message.
+AHEAD = 0.002
+#: The least share of a worker that a task takes: the inverse of how many it may have at hand.
+_LEAST_SHARE = 1 / 64
+#: Kinds that are remembered.
+_KINDS = 10_000
+#: How much the last task of a kind counts.
+_LAST = 0.25
+#: Outputs below so many bytes weigh nothing: not even a thousand of them matter.
+SMALL = 4096
+#: By so much, up or down, the size of a kind has to change to be worth another look at tasks that wait.
+_CHANGED = 1.25
+
+
+class Estimates:
+    """What is known of how long tasks take, and how much memory."""
+
+    __slots__ = ("_extra", "_nbytes", "_seconds", "changes")
+
+    def __init__(self) -> None:
+        self._seconds: dict[Any, float] = {}
+        self._nbytes: dict[Any, int] = {}
+        self._extra: dict[Any, int] = {}
+        #: How often `learn` said that another size is expected.
+        self.changes = 0
+
+    def seconds(self, key: Key) -> float:
+        """Get how many seconds a task is expected to take, by others of its layer, else of its name."""
+        layer = layer_of(key)
+        seconds = self._seconds.get(layer)
+        if seconds is None:
+            seconds = self._seconds.get(name_of(layer), UNKNOWN)
+        return seconds
+
+    def share(self, key: Key) -> float:
+        """Get how much of a worker a task takes: 1 where it may be long, less where several are at hand."""
+        seconds = self.seconds(key)
+        return 1.0 if seconds >= QUICK else max(_LEAST_SHARE, seconds / AHEAD)
+
+    def nbytes(self, key: Key) -> int | None:
+        """Get how many bytes the output of a task is expected to have; None if nothing is known."""
+        return self._nbytes.get(batch_of(key))
+
+    def extra(self, key: Key) -> int:
+        """Get how many bytes a task is expected to take besides its inputs and its output."""
+        return self._extra.get(batch_of(key), 0)
+
+    def learn(self, key: Key, seconds: float | None, nbytes: int | None, extra: int = 0) -> bool:
+        """Take in what a task took.
+
+        Parameters
+        ----------
+        key
+            The task.
+        seconds
+            How long it took; None if nobody knows.
+        nbytes
+            The size of its output; None if nobody knows.
+        extra
+            The most bytes that it took besides its inputs and its output.
+
+        Returns
+        -------
+        bool
+            Whether the size of outputs of this kind is now expected to be another one.
+        """
+        if len(self._seconds) > _KINDS:
+            self._seconds.clear()
+            self._nbytes.clear()
+            self._extra.clear()
+        if seconds is not None:
+            layer = layer_of(key)
+            for kind in (layer, name_of(layer)):
+                before = self._seconds.get(kind, seconds)
+                self._seconds[kind] = before + _LAST * (seconds - before)
+        batch = batch_of(key)
+        if extra >= SMALL:
+            self._extra[batch] = max(extra, _sunk(self._extra.get(batch, 0), extra))
+        if nbytes is None or not self._learn_size(batch, nbytes if nbytes >= SMALL else 0):
+            return False
+        self.changes += 1
+        return True
+
+    def _learn_size(self, batch: Any, nbytes: int) -> bool:
+        known = self._nbytes.get(batch)
+        if known == nbytes:
+            return False
+        # Blocks at the edge of an array are smaller: what counts is the usual one.
+        new = self._nbytes[batch] = nbytes if known is None else max(nbytes, _sunk(known, nbytes))
+        if not known:
+            return bool(new)
+        return new > known * _CHANGED or new * _CHANGED < known
+
+
+def _sunk(high: int, low: int) -> int:
+    """Let a large value be forgotten slowly."""
+    return low + (high - low) * 7 // 8 if high > low else low
+
+
+def layer_of(key: Key) -> Any:
+    """Get what the tasks of one layer have in common.
+
+    Examples
+    --------
+    >>> layer_of(("add-1f3a", 0, 2)), layer_of("load-77"), layer_of(3)
+    ('add-1f3a', 'load-77', <class 'int'>)
+    """
+    if type(key) is tuple and key:
+        return key[0]
+    return key if type(key) is str else type(key)
+
+
+def batch_of(key: Key) -> Any:
+    """Get what the tasks have in common whose outputs are of one size: layer, or name of a string.
+
+    Two layers of one name mostly belong to arrays of different shapes.
+    """
+    if type(key) is tuple and key:
+        return key[0]
+    return name_of(key) if type(key) is str else type(key)
+
+
+def name_of(layer: Any) -> Any:
+    """Get what layers of the same function have in common: their name without its token.
+
+    Examples
+    --------
+    >>> name_of("getitem-1f3a"), name_of("sum-aggregate-77"), name_of("x")
+    (('getitem',), ('sum-aggregate',), ('x',))
+    """
+    if type(layer) is not str:
+        return layer
+    name, dash, _ = layer.rpartition("-")
+    return (name if dash else layer,)
