@@ -1,0 +1,134 @@
+"""One limit for all memory of an engine: what takes it, and what is left for tasks.
+
+Memory is what lies in arenas, in use or kept for use, and what the parent, the template and the workers have
+for themselves. What jobs under way were given is set aside for them, whether they have taken it yet or not.
+Blocks on disk do not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from graphmill.engine.blocks import Blocks
+from graphmill.footprint import PrivateMemory
+
+#: Seconds from one look at the private memory of all processes to the next, at least.
+INTERVAL = 0.02
+#: Memory is short while less than one part in so many of the limit is free, and not any more when twice as
+#: much is.
+_SHORT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What an engine's memory is used for, in bytes."""
+
+    #: The most that all of it may take.
+    limit: int
+    #: What all of it takes: private memory and arenas.
+    total: int
+    #: The private memory of the parent, the template and the workers; pages that they share count once.
+    private: int
+    #: What arenas take: results, what tasks work with, and pages kept for the next ones.
+    arenas: int
+    #: Results that are needed, in memory and on disk.
+    live: int
+    #: Pages of arenas that nobody needs now.
+    warm: int
+    #: Results that are on disk.
+    on_disk: int
+    #: The most that all memory took since the engine started, as far as it was looked at.
+    peak: int
+    #: The most that results took, in memory and on disk.
+    peak_live: int
+    #: Bytes of results that were moved to disk since the engine started.
+    spilled: int
+    #: Bytes of such results that tasks have read.
+    read_back: int
+
+
+class Limit:
+    """The memory of one engine.
+
+    Parameters
+    ----------
+    nbytes
+        The most that it may take.
+    pids
+        Gives its processes.
+    blocks
+        What lies in its arenas.
+    """
+
+    def __init__(self, nbytes: int, pids: Callable[[], Iterable[int]], blocks: Blocks) -> None:
+        self.nbytes = nbytes
+        self._processes = PrivateMemory(pids)
+        self._blocks = blocks
+        self._looked = 0.0
+        #: Private memory of all processes when it was last looked at.
+        self.private = 0
+        #: What jobs under way may take.
+        self.given = 0
+        #: Pages that workers keep for their next jobs, by worker.
+        self.warm: dict[int, int] = {}
+        #: Whether memory is short, so that nothing is to be kept for later.
+        self.is_short = False
+        #: The most that was seen of all memory.
+        self.peak = 0
+        #: Bytes that jobs have read from disk.
+        self.read_back = 0
+
+    def look(self) -> None:
+        """See how much memory processes have, if it is some time since that was last done."""
+        now = time.monotonic()
+        if now - self._looked < INTERVAL:
+            return
+        self._looked = now
+        self.private = self._processes.sample()
+        self.peak = max(self.peak, self.private + self._blocks.occupied())
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that a task could have if it were alone, and all results on disk."""
+        return max(0, self.nbytes - self.private)
+
+    @property
+    def free(self) -> int:
+        """Bytes that are left for tasks that start now; negative if there are too few already."""
+        kept = max(self._blocks.warm, sum(self.warm.values()))
+        return self.nbytes - self.private - self._blocks.resident - kept - self.given
+
+    def allowance(self, need: int, share: int) -> int:
+        """Tell what a job may take that needs so much: of what is left, one part in so many on top of it."""
+        return need + max(0, self.free - need) // share
+
+    def becomes_short(self) -> bool | None:
+        """Say whether memory has become short, or is no longer; None if nothing has changed."""
+        free = self.free
+        short = free * _SHORT < self.nbytes * (2 if self.is_short else 1)
+        if short == self.is_short:
+            return None
+        self.is_short = short
+        return short
+
+    def use(self) -> MemoryUse:
+        """Tell what the memory is used for now."""
+        blocks = self._blocks
+        self._looked = 0.0
+        self.look()
+        arenas = blocks.occupied()
+        return MemoryUse(
+            limit=self.nbytes,
+            total=self.private + arenas,
+            private=self.private,
+            arenas=arenas,
+            live=blocks.live,
+            warm=max(blocks.warm, sum(self.warm.values())),
+            on_disk=blocks.on_disk,
+            peak=self.peak,
+            peak_live=blocks.peak,
+            spilled=blocks.spilled,
+            read_back=self.read_back,
+        )
