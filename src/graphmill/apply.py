@@ -225,7 +225,7 @@ class ApplyExecutor:
             return
         self.tells_errors = "error_callback" in parameters
 
-    def submit(self, key: Key, task: Any, values: dict[Key, Any]) -> None:
+    def submit(self, key: Key, task: Any, values: dict[Key, Any], need: int | None) -> None:  # noqa: ARG002
         """Have a task run."""
         args = (
             told.get(),
@@ -245,6 +245,10 @@ class ApplyExecutor:
             self.apply_async(_run_parcel, args=(_Parcel(args),), callback=reply.unpack, **more)
         else:
             self.apply_async(_run, args=args, callback=self.answers.put, **more)
+
+    def spill(self, key: Key, value: Any) -> None:  # noqa: ARG002 - the protocol's
+        """Refuse: where a pool has its values is not known here, so no plan for it may set a limit."""
+        raise ValueError(f"the value of {key!r} cannot be moved to disk: a pool knows no limit to memory")
 
     def release(self, key: Key, value: Any) -> None:
         """Do nothing: a value goes with the last reference to it."""

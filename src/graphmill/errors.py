@@ -11,6 +11,8 @@
     ├── EncodeError(TypeError)        a value cannot be sent to another process
     ├── DecodeError                   a value that was sent cannot be rebuilt
     ├── ArenaFull                     shared memory, or the disk behind it, has no room left
+    ├── MemoryLimitError(MemoryError) a task, or a result, needs more memory than the limit leaves for it
+    ├── AllowanceSpent                a task asks for more memory than it was given; caught by the engine
     ├── SpillError                    a block cannot be moved to disk; it stays in memory
     │   └── SpillFull                 the disk, or what may be used of it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
@@ -60,6 +62,14 @@ class EncodeError(GraphmillError, TypeError):
 
 class DecodeError(GraphmillError):
     """A value that came from another process cannot be rebuilt here."""
+
+
+class MemoryLimitError(GraphmillError, MemoryError):
+    """A task, or a result, needs more memory than the limit leaves for it."""
+
+
+class AllowanceSpent(GraphmillError):
+    """A task asks for more memory than it was given."""
 
 
 class ArenaFull(GraphmillError):

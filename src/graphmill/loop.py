@@ -26,11 +26,14 @@ from graphmill.scheduler.events import (
     Abort,
     BudgetChanged,
     Release,
+    RoomChanged,
     Run,
     SlotsChanged,
+    Spill,
     TaskFailed,
     TaskFinished,
     TaskLost,
+    TaskTooBig,
 )
 from graphmill.types import Key, Node, Priority
 
@@ -38,7 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 #: What an executor may tell.
-News: TypeAlias = TaskFinished | TaskFailed | TaskLost | SlotsChanged | BudgetChanged
+News: TypeAlias = (
+    TaskFinished | TaskFailed | TaskLost | TaskTooBig | SlotsChanged | BudgetChanged | RoomChanged
+)
 
 
 class Executor(Protocol):
@@ -48,7 +53,7 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many tasks may be under way at first; later changes are told by `SlotsChanged`."""
 
-    def submit(self, key: Key, task: Node, values: dict[Key, Any]) -> None:
+    def submit(self, key: Key, task: Node, values: dict[Key, Any], need: int | None) -> None:
         """Take on a task.
 
         Parameters
@@ -59,7 +64,12 @@ class Executor(Protocol):
             What to run.
         values
             Its inputs, as the executor gave them, or as the graph or the cache had them.
+        need
+            Bytes that it is expected to take besides its inputs; None where the plan sets no limit to memory.
         """
+
+    def spill(self, key: Key, value: Any) -> None:
+        """Move what a value holds to disk, before what is submitted next begins; for plans with a limit."""
 
     def release(self, key: Key, value: Any) -> None:
         """Let go of what the executor gave for a value, or the graph or cache had: no task needs it now."""
@@ -70,8 +80,8 @@ class Executor(Protocol):
     def wait(self) -> Sequence[News]:
         """Wait until something has happened, and tell all that has.
 
-        Exactly one of `TaskFinished`, `TaskFailed` and `TaskLost` is told for each task submitted. A signal
-        that arrives meanwhile must be able to interrupt the wait.
+        Exactly one of `TaskFinished`, `TaskFailed`, `TaskLost` and `TaskTooBig` is told for each task
+        submitted. A signal that arrives meanwhile must be able to interrupt the wait.
         """
 
     def value_of(self, value: Any) -> Any:
@@ -269,7 +279,9 @@ class _Drive:
                     function(key, self.dsk, state)
                 cache = state.cache
                 values = {dep: cache[dep] for dep in state.dependencies[key]}
-                executor.submit(key, self.graph.tasks[key], values)
+                executor.submit(key, self.graph.tasks[key], values, command.need)
+            elif type(command) is Spill:
+                executor.spill(command.key, command.value)
             elif type(command) is Release:
                 executor.release(command.key, command.value)
                 if self.log:

@@ -39,9 +39,12 @@ class Bench:
     #: What the loop said, in order.
     heard: list = field(default_factory=list)
 
-    def submit(self, key, task, values):
+    def submit(self, key, task, values, need):
         self.heard.append(("submit", key))
         self.submitted.append((key, task, values))
+
+    def spill(self, key, value):
+        self.heard.append(("spill", key))
 
     def flush(self):
         self.heard.append("flush")

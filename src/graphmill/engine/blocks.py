@@ -71,7 +71,8 @@ class Blocks:
     def __init__(
         self, warm_limit: int, on_gone: Callable[[int], None], open_spill: Callable[[], SpillFile]
     ) -> None:
-        self._warm_limit = warm_limit
+        #: How many bytes of ranges that nobody needs keep their pages.
+        self.warm_limit = warm_limit
         self._on_gone = on_gone
         self._open_spill = open_spill
         self._spill_file: SpillFile | None = None
@@ -122,6 +123,13 @@ class Blocks:
     def on_disk(self) -> int:
         """Bytes of blocks in use that are in the spill file."""
         return 0 if self._spill_file is None else self._spill_file.used
+
+    def bytes_on_disk(self, extents: Sequence[Extent]) -> int:
+        """Count the bytes of buffers that are in the spill file."""
+        if self._spill_file is None:
+            return 0
+        number = self._spill_file.arena.number
+        return sum([extent.nbytes for extent in extents if extent.arena == number])
 
     @property
     def resident(self) -> int:
@@ -189,7 +197,7 @@ class Blocks:
             return
         del self._records[block]
         self.live -= record.length
-        self._free(block, record.length, keep_warm=self.warm + record.length <= self._warm_limit)
+        self._free(block, record.length, keep_warm=self.warm + record.length <= self.warm_limit)
 
     def _free(self, block: BlockId, length: int, *, keep_warm: bool) -> None:
         """Give the range of a block back to where it came from."""

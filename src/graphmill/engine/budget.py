@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from graphmill.engine.staying import stays
 from graphmill.graph import Graph
 from graphmill.order import measure_order
 from graphmill.scheduler.estimates import Estimates
@@ -51,6 +52,10 @@ class Budget:
         self._ended = 0
         #: After how many tasks it may be measured again.
         self._interval = 1.0
+        #: The most bytes that are live at once in this order on one worker, as far as it is known.
+        self.peak = 0
+        #: Bytes of results that are put together in this process, as far as they are known.
+        self.result = 0
 
     def look(self, ended: int) -> int | None:
         """Take note that so many more tasks have ended; give the budget in bytes, if it is a new one."""
@@ -69,4 +74,11 @@ class Budget:
         if not sizes:
             return None
         measured = measure_order(self._graph, self._priorities, sizes, self._results)
+        self.peak = measured.peak
+        self.result = sum(
+            sizes.get(dep, 0)
+            for key in self._results
+            if key in self._graph.tasks and stays(key, self._graph.tasks[key], self._graph, self._results)
+            for dep in self._graph.dependencies[key]
+        )
         return max(measured.budget(self._workers), LEAST * self._workers)

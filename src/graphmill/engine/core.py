@@ -26,12 +26,14 @@ import psutil
 from graphmill import config
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Crew
+from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.errors import EngineClosed, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
+from graphmill.machine import parse_limit, total_memory
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
 from graphmill.memory.block import BlockId, Encoded
 from graphmill.memory.codec import decode
@@ -64,6 +66,9 @@ class Engine:
     ----------
     num_workers : int, optional
         How many; by default as many as there are CPUs for this process.
+    memory_limit : int or str, optional
+        How much memory all of it may take: the arenas, the workers and this process together. Bytes,
+        ``"4GB"``, or ``"60%"`` of what there is for this process; by default 80%.
     warm_limit : int, optional
         How many bytes of memory that nobody needs are kept at hand, as their next use is then ten times
         faster. 0 gives each page back to the system at the moment of release.
@@ -95,6 +100,7 @@ class Engine:
         self,
         num_workers: int | None = None,
         *,
+        memory_limit: float | str | None = None,
         warm_limit: int | None = None,
         folder: str | os.PathLike[str] | None = None,
         spill_folder: str | os.PathLike[str] | None = None,
@@ -107,6 +113,9 @@ class Engine:
         if limit < 0:
             raise ValueError(f"warm_limit must be at least 0, got {limit}")
         self._warm_limit = limit
+        if memory_limit is None:
+            memory_limit = config.get("memory_limit")
+        self._memory_limit = parse_limit(memory_limit, total_memory())
         self._base = Path(folder) if folder is not None else Path(tempfile.gettempdir())
         if spill_limit is not None and spill_limit < 0:
             raise ValueError(f"spill_limit must be at least 0, got {spill_limit}")
@@ -135,6 +144,7 @@ class Engine:
         self.crew: Crew
         self.heap: Heap
         self._reader: Reader
+        self.limit: Limit
         self._folder: OwnedFolder
 
     # ---- life
@@ -167,6 +177,7 @@ class Engine:
                 in_files=in_files,
                 warm_limit=self._warm_limit // self.num_workers,
             )
+            self.limit = Limit(self._memory_limit, self._pids, self.blocks, self.crew)
             own = self.crew.new_arena(in_file=False)
             overflow = None if in_files else self.crew.new_arena(in_file=True)
             self.heap = Heap(own, overflow)
@@ -175,6 +186,11 @@ class Engine:
                     self.blocks.add_arena(arena, self.heap.give_back)
             self._reader = Reader(self.crew.arenas, self._on_view_gone)
             self._started = True
+
+    def _pids(self) -> list[int]:
+        pids = [self.pid, self.pool.template_pid]
+        pids += [self.pool.pid(worker) for worker in range(self.num_workers)]
+        return [pid for pid in pids if pid is not None]
 
     def _lacks_shared_memory(self) -> bool:
         free = shared_memory_room()
@@ -260,6 +276,18 @@ class Engine:
                 self._runs -= 1
                 if self._retired and not self._runs:
                     self.close()
+
+    def memory(self) -> MemoryUse:
+        """Tell what the engine's memory is used for, and what was the most.
+
+        Raises
+        ------
+        EngineClosed
+            If it is closed.
+        """
+        self._start()
+        with self.access():
+            return self.limit.use()
 
     # ---- running graphs
 

@@ -82,6 +82,10 @@ class _Seat:
     long: int = 0
     #: Dask's settings as it has them.
     settings: bytes | None = None
+    #: How many bytes of idle pages it has.
+    warm: int = 0
+    #: How many bytes of idle pages it may keep, as far as it knows.
+    warm_limit: int = 0
     #: Whether its process was ended on purpose.
     killed: bool = False
 
@@ -124,7 +128,8 @@ class Crew:
         self._arena_size = arena_size
         self._folder = folder
         self._in_files = in_files
-        self._warm_limit = warm_limit
+        #: How many bytes of idle pages each worker may keep.
+        self.warm_limit = warm_limit
         #: Dask's settings, pickled, as tasks are to see them.
         self.settings: bytes | None = None
         self._seats = [_Seat(number) for number in range(pool.num_workers)]
@@ -171,7 +176,8 @@ class Crew:
         seat.own = own.number
         seat.overflow = None if overflow is None else overflow.number
         seat.arenas, seat.functions, seat.settings = set(), set(), None
-        begin = Begin(seat.own, seat.overflow, self._warm_limit, str(self._folder))
+        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder))
+        seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
 
     def _give_back(self, block: BlockId, length: int, warm: bool) -> None:
@@ -195,7 +201,7 @@ class Crew:
     def flush(self) -> None:
         """Send on what workers are to be told."""
         for seat in self._seats:
-            if seat.jobs or seat.cancelled:
+            if seat.jobs or seat.cancelled or (seat.own is not None and seat.warm_limit != self.warm_limit):
                 self._send(seat)
 
     def _send(self, seat: _Seat) -> None:
@@ -214,10 +220,11 @@ class Crew:
             freed=tuple(seat.freed),
             functions=tuple(functions.items()),
             forgotten=tuple(seat.forgotten),
+            warm_limit=self.warm_limit if self.warm_limit != seat.warm_limit else None,
             cancelled=tuple(seat.cancelled),
             jobs=tuple([flight.job for flight in seat.jobs]),
         )
-        seat.arenas, seat.settings = known, self.settings
+        seat.arenas, seat.settings, seat.warm_limit = known, self.settings, self.warm_limit
         seat.functions.update(functions)
         for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
             told.clear()
@@ -230,6 +237,11 @@ class Crew:
             had = seat.functions & gone
             seat.functions -= had
             seat.forgotten.extend(sorted(had))
+
+    @property
+    def warm(self) -> int:
+        """Bytes of idle pages that workers keep."""
+        return sum([seat.warm for seat in self._seats])
 
     # ---- what workers say
 
@@ -244,6 +256,7 @@ class Crew:
 
     def _on_report(self, seat: _Seat, report: Report) -> None:
         flight = seat.flights.pop(report.number)
+        seat.warm = report.warm
         seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
         seat.long -= not flight.job.quick
         for value in (report.result, report.writes):
@@ -273,7 +286,7 @@ class Crew:
         seat.own = seat.overflow = None
         seat.flights = {}
         seat.load = 0.0
-        seat.long = 0
+        seat.long = seat.warm = 0
         self._pool.restart(seat.number)
         for at, flight in enumerate(flights):
             # Workers run jobs in the order in which they get them: only the first had begun.

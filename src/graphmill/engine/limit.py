@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from graphmill.engine.blocks import Blocks
+from graphmill.engine.crew import Crew
 from graphmill.footprint import PrivateMemory
 
 #: Seconds from one look at the private memory of all processes to the next, at least.
@@ -60,21 +61,24 @@ class Limit:
         Gives its processes.
     blocks
         What lies in its arenas.
+    crew
+        The workers, which keep idle pages.
     """
 
-    def __init__(self, nbytes: int, pids: Callable[[], Iterable[int]], blocks: Blocks) -> None:
+    def __init__(self, nbytes: int, pids: Callable[[], Iterable[int]], blocks: Blocks, crew: Crew) -> None:
         self.nbytes = nbytes
         self._processes = PrivateMemory(pids)
         self._blocks = blocks
+        self._crew = crew
+        #: How many idle pages may be kept while memory is not short: for blocks, and in each worker.
+        self._warm_limits = blocks.warm_limit, crew.warm_limit
         self._looked = 0.0
         #: Private memory of all processes when it was last looked at.
         self.private = 0
         #: What jobs under way may take.
         self.given = 0
-        #: Pages that workers keep for their next jobs, by worker.
-        self.warm: dict[int, int] = {}
         #: Whether memory is short, so that nothing is to be kept for later.
-        self.is_short = False
+        self._is_short = False
         #: The most that was seen of all memory.
         self.peak = 0
         #: Bytes that jobs have read from disk.
@@ -97,21 +101,24 @@ class Limit:
     @property
     def free(self) -> int:
         """Bytes that are left for tasks that start now; negative if there are too few already."""
-        kept = max(self._blocks.warm, sum(self.warm.values()))
-        return self.nbytes - self.private - self._blocks.resident - kept - self.given
+        return self.nbytes - self.private - self._blocks.resident - self.warm - self.given
+
+    @property
+    def warm(self) -> int:
+        """Bytes of pages that are kept for use; those that a worker was not told of yet count once."""
+        return max(self._blocks.warm, self._crew.warm)
 
     def allowance(self, need: int, share: int) -> int:
         """Tell what a job may take that needs so much: of what is left, one part in so many on top of it."""
         return need + max(0, self.free - need) // share
 
-    def becomes_short(self) -> bool | None:
-        """Say whether memory has become short, or is no longer; None if nothing has changed."""
-        free = self.free
-        short = free * _SHORT < self.nbytes * (2 if self.is_short else 1)
-        if short == self.is_short:
-            return None
-        self.is_short = short
-        return short
+    def keep_warm_or_not(self) -> None:
+        """Have idle pages given back while memory is short."""
+        short = self.free * _SHORT < self.nbytes * (2 if self._is_short else 1)
+        if short != self._is_short:
+            self._is_short = short
+            limits = (0, 0) if short else self._warm_limits
+            self._blocks.warm_limit, self._crew.warm_limit = limits
 
     def use(self) -> MemoryUse:
         """Tell what the memory is used for now."""
@@ -125,7 +132,7 @@ class Limit:
             private=self.private,
             arenas=arenas,
             live=blocks.live,
-            warm=max(blocks.warm, sum(self.warm.values())),
+            warm=self.warm,
             on_disk=blocks.on_disk,
             peak=self.peak,
             peak_live=blocks.peak,

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
+from graphmill.engine.limit import Limit
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import find_targets, stays
-from graphmill.errors import EncodeError, WorkerDied
+from graphmill.errors import EncodeError, MemoryLimitError, WorkerDied
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
 from graphmill.memory.block import Encoded
@@ -26,7 +27,14 @@ from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
 from graphmill.scheduler import Options, Selection
 from graphmill.scheduler.estimates import QUICK, Estimates
-from graphmill.scheduler.events import BudgetChanged, TaskFailed, TaskFinished, TaskLost
+from graphmill.scheduler.events import (
+    BudgetChanged,
+    RoomChanged,
+    TaskFailed,
+    TaskFinished,
+    TaskLost,
+    TaskTooBig,
+)
 from graphmill.tracebacks import decode_exception
 from graphmill.types import Key, Node, Priority
 from graphmill.workers import shipped
@@ -47,6 +55,8 @@ class _Task:
     key: Key
     node: Node
     values: dict[Key, Any]
+    #: Bytes that it is expected to take.
+    need: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +70,10 @@ class _Rest:
     writes: Encoded | None
     #: Warnings that it gave.
     warned: tuple[Warned, ...]
-    #: Where it ran, and for how many seconds.
+    #: Where it ran, for how many seconds, and how many bytes it took.
     worker: int
     seconds: float
+    taken: int
 
 
 class Host(Protocol):
@@ -73,6 +84,7 @@ class Host(Protocol):
     numbers: Numbers
     crew: Crew
     estimates: Estimates
+    limit: Limit
 
     def access(self) -> AbstractContextManager[None]:
         """Have workers, blocks and memory for oneself."""
@@ -113,6 +125,9 @@ class Run:
         self._budget: Budget
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
+        self._spills: list[Any] = []
+        #: What tasks under way may take, in bytes.
+        self._given: dict[Key, int] = {}
         self._released: list[tuple[Key, Any]] = []
         #: What workers reported, and was not looked at by the thread whose run it is.
         self._arrived: deque[tuple[Flight, Report, int]] = deque()
@@ -155,12 +170,24 @@ class Run:
         self._priority = priorities.__getitem__
         estimates = self._engine.estimates
         self._budget = Budget(graph, priorities, results, estimates, self._limit)
-        options = Options(Selection.PRIORITY, estimates=estimates, lost_retries=LOST_RETRIES)
+        with self._engine.access():
+            room = self._room()
+        options = Options(Selection.PRIORITY, estimates=estimates, room=room, lost_retries=LOST_RETRIES)
         return Plan(self._priority, options)
 
-    def submit(self, key: Key, task: Node, values: dict[Key, Any]) -> None:
+    def _room(self) -> RoomChanged:
+        limit = self._engine.limit
+        limit.look()
+        limit.keep_warm_or_not()
+        return RoomChanged(limit.free, limit.capacity, self._budget.peak > limit.capacity)
+
+    def submit(self, key: Key, task: Node, values: dict[Key, Any], need: int | None) -> None:
         """Take on a task."""
-        self._submitted.append(_Task(key, task, values))
+        self._submitted.append(_Task(key, task, values, need or 0))
+
+    def spill(self, key: Key, value: Any) -> None:  # noqa: ARG002 - the protocol's
+        """Have a value moved to disk, if it is one that tasks gave."""
+        self._spills.append(value)
 
     def release(self, key: Key, value: Any) -> None:
         """Let go of a value."""
@@ -178,32 +205,50 @@ class Run:
         """Give back what was released, and give workers what was submitted."""
         submitted, self._submitted = self._submitted, []
         released, self._released = self._released, []
-        if not submitted and not released:
+        spills, self._spills = self._spills, []
+        if not submitted and not released and not spills:
             return
         with self._engine.access():
             for key, value in released:
                 self._let_go(key, value)
+            for value in spills:
+                if id(value) in self._held:
+                    self._engine.blocks.spill(value)
+            for task in submitted:
+                self._given[task.key] = task.need
+                self._engine.limit.given += task.need
             for task in submitted:
                 self._begin(task)
             self._engine.crew.flush()
 
     def wait(self) -> Sequence[News]:
         """Wait until something has happened."""
-        while not self.inbox:
+        while True:
             if self._here:
                 self._engine.look()
                 self._do_here(self._here.popleft())
-            elif not self._arrived:
+            elif not self._arrived and not self.inbox:
                 self._engine.wait(self)
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
-                if not self.inbox:
-                    self._engine.crew.flush()
-        told, self.inbox = self.inbox, []
+                if self.inbox:
+                    told, self.inbox = self.inbox, []
+                    return self._with_limits(told)
+                self._engine.crew.flush()
+
+    def _with_limits(self, told: list[News]) -> list[News]:
+        """Add to what has happened how much memory there is now."""
+        limit = self._engine.limit
+        for event in told:
+            limit.given -= self._given.pop(getattr(event, "key", None), 0)
         budget = self._budget.look(len(told))
+        room = self._room()
         if budget is not None:
             told.append(BudgetChanged(budget))
+            if self._budget.result > limit.capacity:
+                raise MemoryLimitError(_too_big_result(self._budget.result, limit))
+        told.append(room)
         return told
 
     @property
@@ -235,9 +280,8 @@ class Run:
         if stays(key, task.node, self._graph, self._results):
             self._here.append(task)
             return
-        expected = self._engine.estimates.seconds(key)
         try:
-            flight = self._prepare(task, expected)
+            flight = self._prepare(task)
         except EncodeError as error:
             self._keep_here(task, error)
         else:
@@ -249,7 +293,7 @@ class Run:
         logger.log(level, "the task %r runs in this process, as do others like it: %s", task.key, why)
         self._here.append(task)
 
-    def _prepare(self, task: _Task, expected: float) -> Flight:
+    def _prepare(self, task: _Task) -> Flight:
         node, functions = self._shipper.ship(task.node, f"the task {task.key!r}")
         inputs = []
         extents = node.extents
@@ -261,7 +305,16 @@ class Run:
             inputs.append((key, Shipped(encoded.payload, encoded.extents)))
             extents += encoded.extents
         number = self._engine.numbers.next()
-        job = Job(number, Shipped(node.payload, node.extents), tuple(inputs), expected < QUICK)
+        limit, blocks = self._engine.limit, self._engine.blocks
+        limit.read_back += blocks.bytes_on_disk(extents)
+        expected = self._engine.estimates.seconds(task.key)
+        job = Job(
+            number,
+            Shipped(node.payload, node.extents),
+            tuple(inputs),
+            expected < QUICK,
+            limit.allowance(task.need, self._limit),
+        )
         return Flight(self, job, functions, self._shipper.packed, expected, extents, (task, node))
 
     def _ship_data(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
@@ -296,18 +349,23 @@ class Run:
         self._shipper.forget(node)
         if report.result is not None:
             value = self._take(report.result)
-            if report.writes is None and not report.warned:
-                self.inbox.append(_finished(task.key, value, worker, report.seconds))
+            writes = None if report.writes is None else self._take(report.writes)
+            rest = _Rest(task.key, value, writes, report.warned, worker, report.seconds, report.taken)
+            if writes is None and not report.warned:
+                self.inbox.append(_finished(rest, value))
             else:
-                writes = None if report.writes is None else self._take(report.writes)
-                self._here.append(_Rest(task.key, value, writes, report.warned, worker, report.seconds))
+                self._here.append(rest)
         elif report.error is None:
             pass  # cancelled: nobody waits for it
+        elif report.refused:
+            self._engine.estimates.learn(task.key, taken=report.refused)
+            too_big = MemoryLimitError(_too_big(task.key, report.refused, self._engine.limit))
+            self.inbox.append(TaskTooBig(task.key, report.refused, too_big))
         elif report.stays:
             self._keep_here(task, decode_exception(report.error))
         else:
             error = decode_exception(report.error)
-            self._here.append(_Rest(task.key, error, None, report.warned, worker, report.seconds))
+            self._here.append(_Rest(task.key, error, None, report.warned, worker, report.seconds, 0))
 
     def on_lost(self, flight: Flight, died: Died) -> None:
         """Take in that a worker died while it ran a job."""
@@ -345,7 +403,7 @@ class Run:
         if isinstance(outcome, BaseException):
             self.inbox.append(_failed(rest.key, outcome))
         else:
-            self.inbox.append(_finished(rest.key, outcome, rest.worker, rest.seconds))
+            self.inbox.append(_finished(rest, outcome))
         if rest.writes is not None:
             self._engine.look_after([rest.writes])
             self.release(rest.key, rest.writes)
@@ -377,6 +435,8 @@ class Run:
             for value in self._held.values():
                 self._engine.blocks.let_go(value)
             self._held.clear()
+            self._engine.limit.given -= sum(self._given.values())
+            self._given.clear()
             self._data.clear()
             self._shipper.close()
             self._engine.crew.forget_functions(self._shipper.packed)
@@ -385,8 +445,29 @@ class Run:
         self._targets.clear()
 
 
-def _finished(key: Key, value: Encoded, worker: int, seconds: float) -> TaskFinished:
-    return TaskFinished(key, value, value.nbytes, worker=worker, seconds=seconds)
+def _finished(rest: _Rest, value: Encoded) -> TaskFinished:
+    return TaskFinished(rest.key, value, value.nbytes, rest.worker, rest.seconds, rest.taken)
+
+
+def _too_big(key: Key, need: int, limit: Limit) -> str:
+    return (
+        f"The task {key!r} needs {megabytes(need)} or more besides its inputs. All that it could have is "
+        f"{megabytes(limit.capacity)}: the memory limit is {megabytes(limit.nbytes)}, and processes take "
+        f"{megabytes(limit.private)} of it. Use smaller chunks, or a larger memory_limit."
+    )
+
+
+def _too_big_result(nbytes: int, limit: Limit) -> str:
+    return (
+        f"The result has {megabytes(nbytes)}, and there is room for {megabytes(limit.capacity)}: the memory "
+        f"limit is {megabytes(limit.nbytes)}, and processes take {megabytes(limit.private)} of it. Store it "
+        "in parts, with to_zarr or store, or reduce it further before compute()."
+    )
+
+
+def megabytes(nbytes: int) -> str:
+    """Write a number of bytes as people read it."""
+    return f"{nbytes / 1e6:,.0f} MB"
 
 
 def _failed(key: Key, error: BaseException) -> TaskFailed:

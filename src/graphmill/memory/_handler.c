@@ -43,7 +43,7 @@ typedef struct {
     /* Arrays from this size on are large. */
     size_t threshold;
     /* Python's answer to what it takes an arena for; NULL once Python ends. It writes the address of memory
-       to `found`, or leaves it alone. `old` is memory of an arena that is to be resized, or 0. */
+       to `found`, or leaves it alone, or refuses it altogether (REFUSED). `old` is memory of an arena that is to be resized, or 0. */
     void (*answer)(uintptr_t old, size_t nbytes, size_t zeroed, uintptr_t *found);
     /* What was freed, the last one first. */
     _Atomic(Freed *) freed;
@@ -51,6 +51,9 @@ typedef struct {
 
 /* Tells a library apart that was compiled from another version of this file. */
 const size_t graphmill_state_size = sizeof(State);
+
+/* No address: there shall be no memory from elsewhere either. */
+#define REFUSED ((void *)1)
 
 static int is_in_arena(const State *state, const void *memory)
 {
@@ -79,6 +82,8 @@ void *graphmill_malloc(void *context, size_t nbytes)
 {
     State *state = context;
     void *memory = nbytes < state->threshold ? NULL : ask(state, NULL, nbytes, 0);
+    if (memory == REFUSED)
+        return NULL;
     return memory ? memory : state->malloc(state->context, nbytes);
 }
 
@@ -87,6 +92,8 @@ void *graphmill_calloc(void *context, size_t count, size_t size)
     State *state = context;
     int overflows = size && count > SIZE_MAX / size; /* then the default function refuses */
     void *memory = overflows || count * size < state->threshold ? NULL : ask(state, NULL, count * size, 1);
+    if (memory == REFUSED)
+        return NULL;
     return memory ? memory : state->calloc(state->context, count, size);
 }
 
@@ -94,8 +101,12 @@ void *graphmill_calloc(void *context, size_t count, size_t size)
 void *graphmill_realloc(void *context, void *memory, size_t nbytes)
 {
     State *state = context;
-    if (is_in_arena(state, memory))
-        return ask(state, memory, nbytes, 0);
+    void *moved;
+
+    if (is_in_arena(state, memory)) {
+        moved = ask(state, memory, nbytes, 0);
+        return moved == REFUSED ? NULL : moved;
+    }
     return state->realloc(state->context, memory, nbytes);
 }
 

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pickle import PickleBuffer
 from typing import Any, NamedTuple, TypeAlias
 
-from graphmill.errors import ArenaFull
+from graphmill.errors import AllowanceSpent, ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.mapping import make_private
@@ -202,6 +202,12 @@ class Heap:
         #: {block: its length}
         self._published: dict[BlockId, int] = {}
         self._published_bytes = 0
+        #: How many bytes may be taken from now on, how many were at most, and how many more would have been.
+        self._allowance: int | None = None
+        self._most = 0
+        self._refused = 0
+        #: Bytes that were live or published when that began.
+        self._before = 0
         self._lock = threading.Lock()
         #: Addresses that were released, to be dealt with by whoever has the lock.
         self._released: deque[int] = deque()
@@ -232,6 +238,46 @@ class Heap:
         with self._lock:
             self._sources.append(take)
 
+    # ---- an allowance
+
+    def begin(self, allowance: int | None) -> None:
+        """Count anew what is taken from now on, and let it be so many bytes at most.
+
+        Parameters
+        ----------
+        allowance : int, optional
+            How many bytes may be given out or published beyond those that are now; by default any number.
+        """
+        with self._lock:
+            self._take_in()
+            self._before = self._live_bytes + self._published_bytes
+            self._allowance = allowance
+            self._most = self._refused = 0
+
+    @property
+    def taken(self) -> int:
+        """The most bytes that were taken at once since `begin`."""
+        return self._most
+
+    @property
+    def refused(self) -> int:
+        """The most bytes that would have been taken at once if there had been an allowance for it, or 0."""
+        return self._refused
+
+    def _count(self, nbytes: int) -> None:
+        """Count bytes that are about to be taken.
+
+        Raises
+        ------
+        AllowanceSpent
+            They are too many.
+        """
+        taken = self._live_bytes + self._published_bytes - self._before + nbytes
+        if self._allowance is not None and taken > self._allowance:
+            self._refused = max(self._refused, taken)
+            raise AllowanceSpent(f"a task that may take {self._allowance} bytes asks for {taken}")
+        self._most = max(self._most, taken)
+
     # ---- memory
 
     def allocate(self, nbytes: int, zeroed: bool = False) -> int:
@@ -253,11 +299,14 @@ class Heap:
         ------
         ArenaFull
             No arena has room.
+        AllowanceSpent
+            More was taken than `begin` has allowed.
         """
         if self._is_copy or not self._lock.acquire(blocking=False):
             return 0
         try:
             self._take_in()
+            self._count(nbytes)
             part, taken = self._take(nbytes)
             allocation = Allocation(part, taken.offset, taken.length, nbytes)
             address = part.address + taken.offset
@@ -283,6 +332,8 @@ class Heap:
         ------
         ArenaFull
             No arena has room for it; the old memory is still good.
+        AllowanceSpent
+            More was taken than `begin` has allowed; the old memory is still good.
         """
         if self._is_copy or not self._lock.acquire(blocking=False):
             return 0
@@ -362,7 +413,7 @@ class Heap:
 
         Raises
         ------
-        ArenaFull
+        ArenaFull, AllowanceSpent
             There is no room for a copy. The claim is still good.
         """
         self._check()
@@ -411,6 +462,8 @@ class Heap:
         ------
         ArenaFull
             No arena has room.
+        AllowanceSpent
+            More was taken than `begin` has allowed.
         BufferError
             The buffer is not contiguous.
         """
@@ -419,6 +472,7 @@ class Heap:
             nbytes = raw.nbytes
             with self._lock:
                 self._take_in()
+                self._count(nbytes)
                 part, taken = self._take(nbytes)
                 self._publish(part, taken.offset, taken.length)
             part.memory[taken.offset : taken.offset + nbytes] = raw

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from graphmill.errors import ArenaFull
+from graphmill.errors import AllowanceSpent, ArenaFull
 from graphmill.memory.heap import Heap
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ LIBRARY = Path(__file__).with_name("_handler.so")
 # Addresses are plain integers here: those cost less to convert than c_void_p, and NULL is 0, not None.
 ADDRESS = ctypes.c_size_t
 
+#: An address that stands for memory that is refused, as C knows it.
+REFUSED: Final = 1
 #: No array is larger.
 NEVER: Final = ctypes.c_size_t(-1).value
 
@@ -186,7 +188,8 @@ class LargeMemory:
         zeroed : int
             Whether new memory has to be all zeros.
         found : int
-            The address of a variable for the address of the memory; it holds 0, for none.
+            The address of a variable for the address of the memory; it holds 0, for none. `REFUSED` means
+            that there shall be none from elsewhere either.
         """
         try:
             heap = self._heap
@@ -195,6 +198,8 @@ class LargeMemory:
                 ADDRESS.from_address(found).value = address
         except ArenaFull:
             pass  # C takes its memory from elsewhere
+        except AllowanceSpent:
+            ADDRESS.from_address(found).value = REFUSED
         except BaseException as error:  # noqa: BLE001  # C calls this: it is noted, see take_failure
             self.failure = self.failure or error
 

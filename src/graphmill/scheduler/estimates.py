@@ -31,12 +31,12 @@ _CHANGED = 1.25
 class Estimates:
     """What is known of how long tasks take, and how much memory."""
 
-    __slots__ = ("_extra", "_nbytes", "_seconds", "changes")
+    __slots__ = ("_nbytes", "_seconds", "_taken", "changes")
 
     def __init__(self) -> None:
         self._seconds: dict[Any, float] = {}
         self._nbytes: dict[Any, int] = {}
-        self._extra: dict[Any, int] = {}
+        self._taken: dict[Any, int] = {}
         #: How often `learn` said that another size is expected.
         self.changes = 0
 
@@ -57,11 +57,13 @@ class Estimates:
         """Get how many bytes the output of a task is expected to have; None if nothing is known."""
         return self._nbytes.get(batch_of(key))
 
-    def extra(self, key: Key) -> int:
-        """Get how many bytes a task is expected to take besides its inputs and its output."""
-        return self._extra.get(batch_of(key), 0)
+    def taken(self, key: Key) -> int | None:
+        """Get how many bytes a task is expected to take besides its inputs, with its output."""
+        return self._taken.get(batch_of(key))
 
-    def learn(self, key: Key, seconds: float | None, nbytes: int | None, extra: int = 0) -> bool:
+    def learn(
+        self, key: Key, seconds: float | None = None, nbytes: int | None = None, taken: int | None = None
+    ) -> bool:
         """Take in what a task took.
 
         Parameters
@@ -72,8 +74,8 @@ class Estimates:
             How long it took; None if nobody knows.
         nbytes
             The size of its output; None if nobody knows.
-        extra
-            The most bytes that it took besides its inputs and its output.
+        taken
+            The most bytes that it took besides its inputs, with its output; None if nobody knows.
 
         Returns
         -------
@@ -83,15 +85,15 @@ class Estimates:
         if len(self._seconds) > _KINDS:
             self._seconds.clear()
             self._nbytes.clear()
-            self._extra.clear()
+            self._taken.clear()
         if seconds is not None:
             layer = layer_of(key)
             for kind in (layer, name_of(layer)):
                 before = self._seconds.get(kind, seconds)
                 self._seconds[kind] = before + _LAST * (seconds - before)
         batch = batch_of(key)
-        if extra >= SMALL:
-            self._extra[batch] = max(extra, _sunk(self._extra.get(batch, 0), extra))
+        if taken is not None:
+            self._taken[batch] = max(taken, _sunk(self._taken.get(batch, 0), taken))
         if nbytes is None or not self._learn_size(batch, nbytes if nbytes >= SMALL else 0):
             return False
         self.changes += 1

@@ -36,8 +36,8 @@ class TaskFinished:
     worker: Any = None
     #: How long it took, in seconds, where the driver knows it.
     seconds: float | None = None
-    #: The most bytes that it took besides its inputs and its output.
-    extra: int = 0
+    #: The most bytes that it took besides its inputs, with its output, where the driver knows it.
+    taken: int | None = None
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -71,11 +71,37 @@ class BudgetChanged:
 
 
 @dataclass(slots=True, unsafe_hash=True)
+class RoomChanged:
+    """There is a limit to memory, and so much is left under it."""
+
+    #: Bytes that tasks may take that start now, beside all that runs and all that is held.
+    free: int
+    #: Bytes that one task could have if everything else were on disk.
+    capacity: int
+    #: Whether some values have to go to disk in any case, so that it is of no use to wait with it.
+    spills: bool = False
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class TaskTooBig:
+    """A task was stopped since it took more memory than it was given. It is run again, with more."""
+
+    #: The task.
+    key: Key
+    #: Bytes that it needs at least, besides its inputs.
+    need: int
+    #: What to raise if there cannot be more.
+    error: BaseException
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Cancelled:
     """Nobody wants the results any more: nothing new is started."""
 
 
-Event: TypeAlias = SlotsChanged | BudgetChanged | TaskFinished | TaskFailed | TaskLost | Cancelled
+Event: TypeAlias = (
+    SlotsChanged | BudgetChanged | RoomChanged | TaskFinished | TaskFailed | TaskLost | TaskTooBig | Cancelled
+)
 
 # ---- commands
 
@@ -86,6 +112,18 @@ class Run:
 
     #: The task.
     key: Key
+    #: Bytes that it is expected to take besides its inputs; None where there is no limit.
+    need: int | None = None
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Spill:
+    """Move this value to disk, before what comes next is started."""
+
+    #: Whose value it is.
+    key: Key
+    #: The value, or the reference to it, as it came in.
+    value: Any
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -110,4 +148,4 @@ class Abort:
     error: BaseException
 
 
-Command: TypeAlias = Run | Release | Abort
+Command: TypeAlias = Run | Spill | Release | Abort

@@ -24,13 +24,17 @@ from graphmill.scheduler.events import (
     Command,
     Event,
     Release,
+    RoomChanged,
     Run,
     SlotsChanged,
+    Spill,
     TaskFailed,
     TaskFinished,
     TaskLost,
+    TaskTooBig,
 )
 from graphmill.scheduler.policy import AdmissionQueue, Ledger, ReadyQueue, Selection
+from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import Ready, ReadyStack, start_state
 from graphmill.types import Key, Priority
 
@@ -49,6 +53,8 @@ class Options:
     #: What is learned of tasks while they run. With it, a task that is over soon takes only a part of a slot,
     #: and bytes are counted though no `sizes` are known.
     estimates: Estimates | None = None
+    #: The room there is at the start, if memory is limited; needs `estimates`, and selection by priority.
+    room: RoomChanged | None = None
     #: How often a task may be run again after it was lost or has failed.
     retries: Mapping[Key, int] = field(default_factory=dict)
     #: The same for tasks that `retries` does not name.
@@ -83,6 +89,7 @@ class Scheduler:
         "_taken",
         "ledger",
         "results",
+        "room",
         "slots",
         "state",
         "stopped",
@@ -104,6 +111,9 @@ class Scheduler:
         self.ledger: Ledger | None = None
         if options.sizes is not None or estimates is not None:
             self.ledger = Ledger(dict(options.sizes or {}), options.budget, estimates, graph.sources())
+        self.room = Room(estimates or Estimates(), priority, self.results)
+        if options.room is not None:
+            self._set_room(options.room)
         #: How much of the slots running tasks take: all together, and those that take less than a whole one.
         self._taken = 0.0
         self._shares: dict[Key, float] = {}
@@ -129,7 +139,9 @@ class Scheduler:
             TaskFailed: self._on_failed,
             TaskLost: self._on_lost,
             SlotsChanged: self._on_slots,
+            TaskTooBig: self._on_too_big,
             BudgetChanged: self._on_budget,
+            RoomChanged: self._on_room,
             Cancelled: self._on_cancelled,
         }
 
@@ -138,7 +150,7 @@ class Scheduler:
             return ReadyStack()
         if self.ledger is None or (self.ledger.budget is None and self._estimates is None):
             return ReadyQueue(self._priority)
-        return AdmissionQueue(self._priority, self.ledger, self.results)
+        return AdmissionQueue(self._priority, self.ledger, self.results, self.room)
 
     @property
     def done(self) -> bool:
@@ -178,12 +190,36 @@ class Scheduler:
         while ready and self._taken < slots:
             key = ready.take()
             if key is None:
+                key = self._make_room(commands)
+            if key is None:
                 return
+            need = None
+            if isinstance(ready, AdmissionQueue) and self.room.free is not None:
+                need = ready.need(key)
+                self.room.start(key, need)
             running.add(key)
             if ledger is not None:
                 ledger.start(key)
             self._taken += self._share(key)
-            commands.append(Run(key))
+            commands.append(Run(key, need))
+
+    def _make_room(self, commands: list[Command]) -> Key | None:
+        """Have values moved to disk for the task that should run next; return it if it may run then."""
+        ready, room, ledger = self.state.ready, self.room, self.ledger
+        if room.free is None or ledger is None or not isinstance(ready, AdmissionQueue):
+            return None
+        key = ready.next_for_room()
+        if key is None:
+            return None
+        need = ready.need(key)
+        for victim in room.victims(need, key, ledger.sizes, self.state):
+            commands.append(Spill(victim, self.state.cache[victim]))
+            room.spill(victim, ledger.sizes[victim])
+        if self.state.running and not room.fits(need):
+            return None
+        # With nothing else in memory it gets all there is; whether that is enough, only it can show.
+        ready.discard(key)
+        return key
 
     def _share(self, key: Key) -> float:
         """Tell how much of a slot a task takes that starts."""
@@ -201,8 +237,9 @@ class Scheduler:
         state.cache[key] = event.value
         if self.ledger is not None:
             self.ledger.finish(key, event.nbytes)
+            self.room.end(key, self.ledger.expected(key))
         if self._estimates is not None and self._estimates.learn(
-            key, event.seconds, event.nbytes, event.extra
+            key, event.seconds, event.nbytes, event.taken
         ):
             self._sort_anew()
         if state.waiting_data:
@@ -229,6 +266,7 @@ class Scheduler:
             if key in self.results:
                 continue
             if ledger is not None:
+                self.room.release(key, ledger.freed(key))
                 ledger.release(key)
             commands.append(Release(key, state.release(key), by))
 
@@ -248,14 +286,38 @@ class Scheduler:
 
     def _try_again(self, event: TaskFailed | TaskLost, limit: int, commands: list[Command]) -> None:
         key = event.key
-        self._stop_running(key)
-        if self.ledger is not None:
-            self.ledger.release(key)
-        self.state.ready.push([key])
+        self._put_back(key)
         attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
         if attempts > limit and not self.stopped:
             self.stopped = True
             commands.append(Abort(key, event.error))
+
+    def _put_back(self, key: Key) -> None:
+        """Let a task that was running be ready again."""
+        self._stop_running(key)
+        if self.ledger is not None:
+            self.ledger.release(key)
+        self.room.end(key, 0)
+        self.state.ready.push([key])
+
+    def _on_too_big(self, event: TaskTooBig, commands: list[Command]) -> None:
+        key, room = event.key, self.room
+        given = room.given.get(key, 0)
+        # Told in one piece after the other: the next one may be too much again, so more than asked for.
+        need = max(event.need, given + given // 2)
+        if (event.need > room.capacity or given >= room.capacity) and not self.stopped:
+            self.stopped = True
+            commands.append(Abort(key, event.error))
+        room.found[key] = min(need, room.capacity)
+        self._put_back(key)
+
+    def _on_room(self, event: RoomChanged, _: list[Command]) -> None:
+        self._set_room(event)
+
+    def _set_room(self, event: RoomChanged) -> None:
+        self.room.free = event.free
+        self.room.capacity = event.capacity
+        self.room.spills = event.spills
 
     def _on_slots(self, event: SlotsChanged, _: list[Command]) -> None:
         self.slots = event.slots

@@ -14,6 +14,7 @@ from enum import Enum
 from heapq import heapify, heappop, heappush
 
 from graphmill.scheduler.estimates import Estimates
+from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import State
 from graphmill.types import Key, Priority
 
@@ -190,18 +191,21 @@ class AdmissionQueue:
         The live bytes, and the budget for them.
     results
         The keys asked for, whose values stay.
+    room
+        The memory that tasks may take.
     """
 
-    __slots__ = ("_growing", "_ledger", "_results", "_shrinking", "held_back", "state")
+    __slots__ = ("_growing", "_ledger", "_results", "_room", "_shrinking", "held_back", "state")
 
     #: The state whose tasks these are; set once it is laid out.
     state: State
 
-    def __init__(self, priority: Priority, ledger: Ledger, results: Collection[Key]) -> None:
+    def __init__(self, priority: Priority, ledger: Ledger, results: Collection[Key], room: Room) -> None:
         self._growing = ReadyQueue(priority)
         self._shrinking = ReadyQueue(priority)
         self._ledger = ledger
         self._results = results
+        self._room = room
         #: How often a task was passed over, or nothing was started, for want of memory.
         self.held_back = 0
 
@@ -216,19 +220,49 @@ class AdmissionQueue:
     def take(self) -> Key | None:
         """Take out the task to start next; None if none may start now."""
         best, other = self._growing.best(), self._shrinking.best()
-        fits = self._ledger.fits
         if best is not None and (other is None or best < other):
-            if fits(self._growing.peek()):
+            if self._fits(self._growing.peek()):
                 return self._growing.take()
             self.held_back += 1
         if other is not None:
-            if fits(self._shrinking.peek(), slack=True):
+            if self._fits(self._shrinking.peek(), slack=True):
                 return self._shrinking.take()
             self.held_back += 1
         if self.state.running:
             return None
         # Nothing runs that could give memory back: go on, whatever the budget says.
-        return self._growing.take() if other is None else self._shrinking.take()
+        queue = self._growing if other is None else self._shrinking
+        return queue.take() if self._room.fits(self.need(queue.peek())) else None
+
+    def _fits(self, key: Key, *, slack: bool = False) -> bool:
+        return self._ledger.fits(key, slack=slack) and self._room.fits(self.need(key))
+
+    def need(self, key: Key) -> int:
+        """Get how many bytes a task is expected to take besides its inputs."""
+        room = self._room
+        return 0 if room.free is None else room.need(key, self._ledger.sizes, self.state)
+
+    def next_for_room(self) -> Key | None:
+        """Find the task that memory should be made free for; None if it is better to wait.
+
+        Where values have to go to disk in any case, that is the best one which the budget allows, else the
+        one that would run if nothing else does.
+        """
+        best, other = self._growing.best(), self._shrinking.best()
+        if self.state.running and not self._room.spills:
+            return None
+        if best is not None and (other is None or best < other):
+            key = self._growing.peek()
+            if self._ledger.fits(key):
+                return key
+        if other is not None:
+            return self._shrinking.peek()
+        return None if self.state.running or best is None else self._growing.peek()
+
+    def discard(self, key: Key) -> None:
+        """Take out a given task."""
+        if not self._growing.discard(key):
+            self._shrinking.discard(key)
 
     def sort_anew(self) -> None:
         """Tell anew which tasks grow memory, as other sizes are expected now."""

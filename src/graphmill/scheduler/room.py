@@ -20,7 +20,7 @@ from graphmill.types import Key, Priority
 
 #: Values below so many bytes stay in memory.
 LEAST_SPILLED = 64 << 10
-#: So much of the capacity, one in so many, is made free beyond what is needed: to look for victims takes time.
+#: So much of the capacity, one in so many, is made free beyond what is needed: looking takes time.
 _HEADROOM = 32
 
 

@@ -35,6 +35,8 @@ class Job(NamedTuple):
     inputs: tuple[tuple[Key, Shipped], ...]
     #: Whether it is known to be over so soon that reports of others may wait for it.
     quick: bool = False
+    #: The most bytes that it may take besides its inputs; None for any number.
+    allowance: int | None = None
 
 
 class Freed(NamedTuple):
@@ -76,6 +78,8 @@ class Work(NamedTuple):
     functions: tuple[tuple[int, Shipped], ...] = ()
     #: Functions that no job refers to any more.
     forgotten: tuple[int, ...] = ()
+    #: How many bytes of pages that nobody uses it may keep from now on; None if that has not changed.
+    warm_limit: int | None = None
     #: Jobs not to begin.
     cancelled: tuple[int, ...] = ()
     #: What to run, in this order.
@@ -113,6 +117,12 @@ class Report(NamedTuple):
     writes: Shipped | None = None
     #: How long it took, in seconds.
     seconds: float = 0.0
+    #: The most bytes that it took besides its inputs, with its result, as far as it can be told.
+    taken: int = 0
+    #: It was stopped since it asked for more than its allowance: for so many bytes, all in all.
+    refused: int = 0
+    #: Bytes of its arenas' pages that the worker keeps for the next job.
+    warm: int = 0
     #: Blocks that the worker now looks at beyond its jobs, and no more.
     pinned: tuple[BlockId, ...] = ()
     unpinned: tuple[BlockId, ...] = ()

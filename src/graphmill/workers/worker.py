@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from graphmill.errors import ArenaFull, EncodeError, StaysError
+from graphmill.errors import AllowanceSpent, ArenaFull, EncodeError, StaysError
+from graphmill.footprint import private_bytes
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
@@ -72,6 +73,10 @@ class Worker:
         self._interrupted = False
         #: Blocks that the engine was told of as looked at.
         self._pinned: set[BlockId] = set()
+        #: How many bytes of pages that nobody uses it may keep.
+        self._warm_limit = begin.warm_limit
+        #: Its private memory after the last job that was not quick, in bytes.
+        self._private = private_bytes(self._pid)
         self._warnings = WarningLog()
         channel.interrupts.shield(LargeMemory.answer)
         shipped.begin(begin.folder, self._read)
@@ -126,6 +131,9 @@ class Worker:
             self._handler = NumpyHandler.create(self._heap)
         for block, length, warm in work.freed:
             self._heap.give_back(block, length, warm)
+        if work.warm_limit is not None:
+            self._warm_limit = work.warm_limit
+            self._keep_to_limit()
         shipped.add_functions(work.functions)
         shipped.forget_functions(work.forgotten)
         self._cancelled.update(work.cancelled)
@@ -147,6 +155,10 @@ class Worker:
         pinned, unpinned = alive - self._pinned, self._pinned - alive
         if pinned or unpinned:
             self._pinned = alive
+        if not job.quick:
+            private = private_bytes(self._pid)
+            report = report._replace(taken=report.taken + max(0, private - self._private))
+            self._private = private
         self._keep_to_limit()
         failure = None if self._handler is None else self._handler.take_failure()
         if failure is not None:
@@ -155,10 +167,21 @@ class Worker:
             seconds=time.perf_counter() - begin,
             pinned=tuple(pinned),
             unpinned=tuple(unpinned),
+            warm=0 if self._heap is None else self._heap.usage().warm,
             warned=self._warnings.take(),
         )
 
     def _run_job(self, job: Job) -> Report:
+        """Run a job within its allowance."""
+        heap = self._heap
+        assert heap is not None  # jobs come with the arenas, or after them
+        heap.begin(job.allowance)
+        report = self._try_job(job, heap)
+        if report.error is not None and heap.refused:
+            return report._replace(refused=heap.refused)
+        return report._replace(taken=heap.taken)
+
+    def _try_job(self, job: Job, heap: Heap) -> Report:
         try:
             node = self._read(job.node)
             inputs = {key: self._read(value) for key, value in job.inputs}
@@ -182,7 +205,7 @@ class Worker:
             return Report(job.number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
         writes = shipped.take_writes()
         del node, inputs
-        sending = _Sending(self._heap, self._reader, list(_extents_of(job)))  # type: ignore[arg-type]
+        sending = _Sending(heap, self._reader, list(_extents_of(job)))
         try:
             result = encode(value, sending.place, name="the result")
             wrote = encode(writes, sending.place, name="what was written") if writes else None
@@ -191,7 +214,7 @@ class Worker:
             return Report(job.number, sending.settle(result), writes=sending.settle(wrote))
         except EncodeError as error:
             return Report(job.number, None, encode_exception(error))
-        except ArenaFull as error:
+        except (ArenaFull, AllowanceSpent) as error:
             return Report(job.number, None, encode_exception(error))
         finally:
             sending.close()
@@ -204,7 +227,7 @@ class Worker:
     def _keep_to_limit(self) -> None:
         heap = self._heap
         if heap is not None:
-            excess = heap.usage().warm - self._begin.warm_limit
+            excess = heap.usage().warm - self._warm_limit
             if excess > 0:
                 heap.trim(excess)
 
