@@ -28,7 +28,7 @@ LAYERS = (
     ("scheduler",),
     ("memory", "tracebacks"),
     ("workers",),
-    ("config", "callbacks", "collector", "release_log"),
+    ("config", "callbacks", "collector", "release_log", "machine", "footprint"),
     ("apply", "loop"),
     ("local",),
     ("engine",),

@@ -22,6 +22,10 @@ SETTINGS: Final[dict[str, tuple[type, ...]]] = {
     "cache": (object,),
     "rerun_exceptions_locally": (bool,),
     "num_workers": (int,),
+    "memory_limit": (int, str, float),
+    "warm_limit": (int, str),
+    "spill_folder": (str,),
+    "spill_limit": (int, str),
 }
 
 _chosen: ContextVar[dict[str, Any]] = ContextVar("graphmill_config")
@@ -72,7 +76,7 @@ def get(name: str, default: Any = None) -> Any:
 def _sources(name: str) -> Iterator[tuple[str, Any]]:
     yield "graphmill.config.set", _chosen.get({}).get(name)
     variable = f"GRAPHMILL_{name.upper()}"
-    yield f"the environment variable {variable}", _parsed(os.environ.get(variable))
+    yield f"the environment variable {variable}", _parsed(name, os.environ.get(variable))
     # Dask's settings can only have been made by somebody who has loaded Dask.
     dask_config = sys.modules.get("dask.config")
     if dask_config is not None:
@@ -80,9 +84,11 @@ def _sources(name: str) -> Iterator[tuple[str, Any]]:
             yield f"dask.config {key!r}", dask_config.get(key, None)
 
 
-def _parsed(text: str | None) -> Any:
-    if text is None:
+def _parsed(name: str, text: str | None) -> Any:
+    if not text:  # an empty variable is the usual way to say that there is none
         return None
+    if SETTINGS[name] == (str,):
+        return text  # a folder may be called 2024, or None
     try:
         return ast.literal_eval(text.strip().capitalize() if text.lower() in _BOOLS else text)
     except (ValueError, SyntaxError):

@@ -7,7 +7,6 @@ What a graph needs to run on any pool is said here once, in the words of that su
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, MutableMapping
 from typing import Any
 
@@ -36,6 +35,7 @@ from graphmill.graph import (
     toposort,
 )
 from graphmill.loop import Settings, nested_get, reraise, run_graph
+from graphmill.machine import available_cpus
 from graphmill.order import order, order_graph, sortkey
 from graphmill.release_log import ReleaseLog
 from graphmill.scheduler import State, start_state
@@ -229,7 +229,7 @@ def get_async(
         If the graph lacks a key.
     """
     if num_workers is None:
-        num_workers = config.get("num_workers", os.cpu_count() or 1)
+        num_workers = config.get("num_workers", available_cpus())
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     if rerun_exceptions_locally is None:

@@ -157,6 +157,11 @@ def test_num_workers_from_config():
         assert most_at_once(None) == 5
 
 
+def test_num_workers_are_as_many_as_there_are_cpus_for_this_process(monkeypatch):
+    monkeypatch.setattr("graphmill.local.available_cpus", lambda: 3)
+    assert most_at_once(None) == 3
+
+
 def test_num_workers_from_the_environment(monkeypatch):
     monkeypatch.setenv("GRAPHMILL_NUM_WORKERS", "5")
     assert most_at_once(None) == 5
@@ -464,6 +469,43 @@ def test_wrong_settings_name_where_they_come_from(monkeypatch):
         pytest.raises(ConfigError, match=r"dask\.config 'num_workers' gives 'many'"),
     ):
         config.get("num_workers")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("memory_limit", "4GB", "4GB"),
+        ("memory_limit", "1.5 GiB", "1.5 GiB"),
+        ("memory_limit", "60%", "60%"),
+        ("memory_limit", "512k", "512k"),
+        ("memory_limit", "4000000000", 4_000_000_000),
+        ("memory_limit", "4e9", 4e9),
+        ("memory_limit", "none", None),
+        ("memory_limit", "", None),
+        ("warm_limit", "0", 0),
+        ("warm_limit", "64MB", "64MB"),
+        ("spill_limit", "1TB", "1TB"),
+        ("spill_folder", "/scratch/me", "/scratch/me"),
+        ("spill_folder", "2024", "2024"),
+        ("spill_folder", "None", "None"),
+        ("spill_folder", "", None),
+        ("num_workers", "", None),
+    ],
+)
+def test_settings_of_memory_from_the_environment(monkeypatch, name, text, value):
+    monkeypatch.setenv(f"GRAPHMILL_{name.upper()}", text)
+    found = config.get(name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("memory_limit", [4]), ("warm_limit", 0.5), ("spill_limit", True), ("spill_folder", 7)],
+)
+def test_settings_of_memory_are_checked(name, value):
+    with pytest.raises(ConfigError, match=f"'{name}' must be "):
+        config.set(**{name: value}).__enter__()
 
 
 def test_set_ends_with_its_block():

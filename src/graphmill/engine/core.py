@@ -21,8 +21,6 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
-import psutil
-
 from graphmill import config
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Crew
@@ -33,7 +31,7 @@ from graphmill.engine.shipping import Numbers
 from graphmill.errors import EngineClosed, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
-from graphmill.machine import parse_limit, total_memory
+from graphmill.machine import available_cpus, parse_limit, physical_memory, total_memory
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
 from graphmill.memory.block import BlockId, Encoded
 from graphmill.memory.codec import decode
@@ -168,7 +166,8 @@ class Engine:
             self.pool.start()
             in_files = self._lacks_shared_memory()
             self.blocks = Blocks(self._warm_limit, self._forget_arena, self._open_spill)
-            size = fitting_size(psutil.virtual_memory().total, 3 * self.num_workers + 2)
+            # Address space, not memory: in a container too, there may be more in files than in its memory.
+            size = fitting_size(physical_memory(), 3 * self.num_workers + 2)
             self.crew = Crew(
                 self.pool,
                 self.blocks,
@@ -516,13 +515,6 @@ def checked(num_workers: Any) -> int:
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return num_workers
-
-
-def available_cpus() -> int:
-    """Count the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 #: Engines to be closed when the program ends.
