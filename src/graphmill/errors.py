@@ -11,6 +11,8 @@
     ├── EncodeError(TypeError)        a value cannot be sent to another process
     ├── DecodeError                   a value that was sent cannot be rebuilt
     ├── ArenaFull                     shared memory, or the disk behind it, has no room left
+    ├── SpillError                    a block cannot be moved to disk; it stays in memory
+    │   └── SpillFull                 the disk, or what may be used of it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
     │   ├── RemoteError               a task raised an exception that cannot be sent
     │   └── WorkerDied                the workers that ran a task died, time and again
@@ -62,6 +64,14 @@ class DecodeError(GraphmillError):
 
 class ArenaFull(GraphmillError):
     """A segment of shared memory has no room left, or the file system that it lies on has none."""
+
+
+class SpillError(GraphmillError):
+    """A block cannot be moved to disk: there is no folder for it, or writing failed. It stays in memory."""
+
+
+class SpillFull(SpillError):
+    """The disk that blocks move to has no room left, or as much is there as may be."""
 
 
 class WorkerError(GraphmillError):

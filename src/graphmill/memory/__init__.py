@@ -8,6 +8,7 @@ Knows bytes and addresses only: nothing of tasks, graphs, schedulers or worker p
     ranges     which parts of a segment are free (pure)
     leftovers  names that tell who owns a segment; removal of what dead owners left
     arena      one segment: create, attach, map, reserve pages, give pages back
+    spill      the file that blocks move to when memory is short, and where it lies
     heap       a process's own allocator in its arenas, and how its memory becomes a block
     numpy_handler  lets NumPy allocate from a heap
     pagemap    which private pages of this process were changed
