@@ -1,10 +1,14 @@
 """Who still needs which block of shared memory, and where a block goes that nobody needs.
 
-A block is held by the values that lie in it, once for each value that the parent keeps, and pinned by
-processes that still look at it. When neither is the case any more, its range goes back to the allocator that
-it came from: that of the parent, of a living worker, or, where the worker is dead, to the system.
+A block is needed by the values that the parent keeps and that lie in it, by whoever else holds it, such as a
+job that reads it, and by processes that still look at it. When nobody does any more, its range goes back to
+the allocator that it came from: that of the parent, of a living worker, or, where the worker is dead, to the
+system.
 
-Knows arenas and blocks. Must not know tasks, runs, or how messages travel.
+A block that only kept values need can move to the spill file. They are told where it is then; all others have
+taken down where it was, so it stays there for them.
+
+Knows arenas and blocks. Must not know tasks, runs, or how messages travel, nor which block should move.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphmill.memory.arena import Arena
-from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.block import BlockId, Encoded, Extent
+from graphmill.memory.spill import SpillFile
 
 #: The process whose pins are the user's: this one.
 PARENT = -1
@@ -25,8 +30,10 @@ class _Record:
 
     #: Its length, in bytes.
     length: int
-    #: How many values that the parent keeps lie in it.
+    #: How many others need it where it is.
     holds: int = 0
+    #: The values that the parent keeps and that lie in it, by identity.
+    values: dict[int, Encoded] = field(default_factory=dict)
     #: The processes that look at it: numbers of workers, or `PARENT`.
     pins: set[int] = field(default_factory=set)
 
@@ -53,21 +60,29 @@ class Blocks:
         How many bytes of ranges that nobody needs keep their pages, so that they are quickly used again.
     on_gone
         Called with the number of an arena whose worker is dead, once nothing lies in it any more.
+    open_spill
+        Makes the spill file when the first block is to move there, or raises `SpillError`.
 
     Notes
     -----
     For one thread at a time.
     """
 
-    def __init__(self, warm_limit: int, on_gone: Callable[[int], None]) -> None:
+    def __init__(
+        self, warm_limit: int, on_gone: Callable[[int], None], open_spill: Callable[[], SpillFile]
+    ) -> None:
         self._warm_limit = warm_limit
         self._on_gone = on_gone
+        self._open_spill = open_spill
+        self._spill_file: SpillFile | None = None
         self._records: dict[BlockId, _Record] = {}
         self._homes: dict[int, _Home] = {}
-        #: Bytes of blocks in use.
+        #: Bytes of blocks in use, in memory and on disk.
         self.live = 0
         #: The most that `live` ever was.
         self.peak = 0
+        #: Bytes of all blocks that ever moved to disk.
+        self.spilled = 0
 
     # ---- arenas
 
@@ -100,18 +115,41 @@ class Blocks:
         return sum(home.warm for home in self._homes.values())
 
     def occupied(self) -> int:
-        """Bytes of memory that all arenas take up now."""
+        """Bytes of memory that all arenas take up now; the spill file is not among them."""
         return sum(home.arena.occupied() for home in self._homes.values())
+
+    @property
+    def on_disk(self) -> int:
+        """Bytes of blocks in use that are in the spill file."""
+        return 0 if self._spill_file is None else self._spill_file.used
+
+    @property
+    def resident(self) -> int:
+        """Bytes of blocks in use that are in memory."""
+        return self.live - self.on_disk
 
     # ---- who needs what
 
+    def keep(self, value: Encoded) -> None:
+        """Note that a value is kept; from now on its extents say where its blocks are, even if they move."""
+        for extent in _blocks_of(value.extents):
+            self._record_of(extent).values[id(value)] = value
+
+    def let_go(self, value: Encoded) -> None:
+        """Note that a value is kept no more."""
+        for extent in _blocks_of(value.extents):
+            record = self._records[extent.id]
+            del record.values[id(value)]
+            self._free_if_idle(extent.id, record)
+
     def hold(self, extents: Sequence[Extent]) -> None:
-        """Count one more value that is kept, and that lies there."""
+        """Count one more that needs blocks where they are."""
         for extent in _blocks_of(extents):
-            record = self._records.get(extent.id)
-            if record is None:
-                record = self._add(extent)
-            record.holds += 1
+            self._record_of(extent).holds += 1
+
+    def _record_of(self, extent: Extent) -> _Record:
+        record = self._records.get(extent.id)
+        return self._add(extent) if record is None else record
 
     def _add(self, extent: Extent) -> _Record:
         home = self._homes[extent.arena]
@@ -123,7 +161,7 @@ class Blocks:
         return record
 
     def drop(self, extents: Sequence[Extent]) -> None:
-        """Count one value less."""
+        """Count one less."""
         for extent in _blocks_of(extents):
             record = self._records[extent.id]
             record.holds -= 1
@@ -147,22 +185,75 @@ class Blocks:
         return [block for block, record in self._records.items() if process in record.pins]
 
     def _free_if_idle(self, block: BlockId, record: _Record) -> None:
-        if record.holds or record.pins:
+        if record.holds or record.values or record.pins:
             return
         del self._records[block]
         self.live -= record.length
-        home = self._homes[block.arena]
+        self._free(block, record.length, keep_warm=self.warm + record.length <= self._warm_limit)
+
+    def _free(self, block: BlockId, length: int, *, keep_warm: bool) -> None:
+        """Give the range of a block back to where it came from."""
+        home = self._homes.get(block.arena)
+        if home is None:
+            assert self._spill_file is not None
+            self._spill_file.free(block, length)
+            return
         home.blocks -= 1
         if home.give_back is None:
-            home.arena.punch(block.offset, record.length)
+            home.arena.punch(block.offset, length)
             self._close_if_empty(block.arena, home)
             return
-        warm = True
-        if self.warm + record.length > self._warm_limit:
-            warm = not home.arena.punch(block.offset, record.length)
+        warm = keep_warm or not home.arena.punch(block.offset, length)
         if warm:
-            home.warm += record.length
-        home.give_back(block, record.length, warm)
+            home.warm += length
+        home.give_back(block, length, warm)
+
+    # ---- to disk
+
+    def movable(self, block: BlockId) -> bool:
+        """Tell whether a block is in memory and needed by kept values only."""
+        record = self._records.get(block)
+        return (
+            record is not None
+            and block.arena in self._homes
+            and bool(record.values)
+            and not (record.holds or record.pins)
+        )
+
+    def spill(self, value: Encoded) -> int:
+        """Move the blocks of a kept value to disk, those that can be moved.
+
+        Returns
+        -------
+        int
+            How many bytes have moved; so much memory went back to the system.
+
+        Raises
+        ------
+        SpillError
+            A block could not be moved, for want of room or else: `SpillFull` says which. It is where it was;
+            some before it may have moved.
+        """
+        moved = 0
+        for extent in _blocks_of(value.extents):
+            if self.movable(extent.id):
+                moved += self._move(extent.id)
+        return moved
+
+    def _move(self, old: BlockId) -> int:
+        """Move a block to disk, tell the values that lie in it, and give its pages to the system."""
+        if self._spill_file is None:
+            self._spill_file = self._open_spill()
+        record = self._records[old]
+        new = self._spill_file.write(self._homes[old.arena].arena, old.offset, record.length)
+        for value in record.values.values():
+            value.extents = tuple(
+                [extent.moved(new) if extent.id == old else extent for extent in value.extents]
+            )
+        self._records[new] = self._records.pop(old)
+        self.spilled += record.length
+        self._free(old, record.length, keep_warm=False)
+        return record.length
 
     def close(self) -> None:
         """Let go of all arenas, whatever lies in them; may be called again."""
@@ -171,6 +262,8 @@ class Blocks:
         for home in homes.values():
             home.arena.close()
             home.arena.unlink()
+        if self._spill_file is not None:
+            self._spill_file.close()
 
 
 def _blocks_of(extents: Sequence[Extent]) -> Iterable[Extent]:

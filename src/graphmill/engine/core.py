@@ -29,7 +29,7 @@ from graphmill.engine.crew import Crew
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
-from graphmill.errors import EngineClosed
+from graphmill.errors import EngineClosed, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
@@ -38,6 +38,7 @@ from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
 from graphmill.memory.leftovers import OwnedFolder, remove_leftovers
+from graphmill.memory.spill import SpillFile, checked_folder, default_folder
 from graphmill.scheduler.estimates import Estimates
 from graphmill.workers.pool import Pool
 from graphmill.workers.signals import InterruptHold
@@ -69,9 +70,16 @@ class Engine:
     folder : path, optional
         Where files are that stand in for shared memory where there is too little; by default the system's
         folder for temporary files.
+    spill_folder : path, optional
+        Where blocks go when memory is short; by default a temporary folder on a disk of this machine, a
+        fast one if there is any.
+    spill_limit : int, optional
+        How many bytes may be there at once; by default as many as the disk has room for.
 
     Raises
     ------
+    ConfigError
+        If nothing can be written to `spill_folder`.
     UnsupportedPlatform
         On Windows, where `graphmill.local.get_sync` and `get_async` work.
 
@@ -89,6 +97,8 @@ class Engine:
         *,
         warm_limit: int | None = None,
         folder: str | os.PathLike[str] | None = None,
+        spill_folder: str | os.PathLike[str] | None = None,
+        spill_limit: int | None = None,
     ) -> None:
         if num_workers is None:
             num_workers = config.get("num_workers", available_cpus())
@@ -98,6 +108,10 @@ class Engine:
             raise ValueError(f"warm_limit must be at least 0, got {limit}")
         self._warm_limit = limit
         self._base = Path(folder) if folder is not None else Path(tempfile.gettempdir())
+        if spill_limit is not None and spill_limit < 0:
+            raise ValueError(f"spill_limit must be at least 0, got {spill_limit}")
+        self._spill_limit = spill_limit
+        self._spill_base = default_folder() if spill_folder is None else checked_folder(Path(spill_folder))
         self._condition = threading.Condition(threading.RLock())
         #: Whether some thread waits for what the pool has to tell.
         self._polling = False
@@ -138,12 +152,12 @@ class Engine:
                     raise EngineClosed("The engine's folder is gone, so it was closed: make another one")
                 return
             _closed_at_exit(self)
-            remove_leftovers(self._base)
+            remove_leftovers(*{self._base, self._spill_base or self._base})
             self._folder = OwnedFolder(self._base)
             self.pool.guard(self._folder.path)
             self.pool.start()
             in_files = self._lacks_shared_memory()
-            self.blocks = Blocks(self._warm_limit, self._forget_arena)
+            self.blocks = Blocks(self._warm_limit, self._forget_arena, self._open_spill)
             size = fitting_size(psutil.virtual_memory().total, 3 * self.num_workers + 2)
             self.crew = Crew(
                 self.pool,
@@ -173,6 +187,21 @@ class Engine:
             self._folder.path,
         )
         return True
+
+    def _open_spill(self) -> SpillFile:
+        if self._spill_base is None:
+            raise SpillError(
+                "blocks cannot be moved to disk: no temporary folder is on one; "
+                "Engine(spill_folder=...) takes any folder"
+            )
+        file = SpillFile(self._spill_base, self.crew.new_number(), self._spill_limit)
+        try:
+            self.pool.guard(file.folder)
+        except BaseException:
+            file.close()
+            raise
+        self.crew.add_arena(file.arena)
+        return file
 
     def _forget_arena(self, number: int) -> None:
         self.crew.forget_arena(number)

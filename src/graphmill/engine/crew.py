@@ -135,12 +135,20 @@ class Crew:
 
     # ---- arenas
 
-    def new_arena(self, *, in_file: bool) -> Arena:
-        """Make an arena that workers get to know before they need it."""
-        number = self._next_arena
+    def new_number(self) -> int:
+        """Get the number of the next arena; none is given twice."""
         self._next_arena += 1
-        arena = Arena.create(number, self._arena_size, self._folder if in_file or self._in_files else None)
-        self._arenas[number] = arena
+        return self._next_arena - 1
+
+    def add_arena(self, arena: Arena) -> None:
+        """Take on an arena that workers get to know before they need it."""
+        self._arenas[arena.number] = arena
+
+    def new_arena(self, *, in_file: bool) -> Arena:
+        """Make an arena, and take it on."""
+        folder = self._folder if in_file or self._in_files else None
+        arena = Arena.create(self.new_number(), self._arena_size, folder)
+        self.add_arena(arena)
         return arena
 
     @property

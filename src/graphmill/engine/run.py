@@ -169,7 +169,7 @@ class Run:
     def _let_go(self, key: Key, value: Any) -> None:
         if id(value) in self._held:
             del self._held[id(value)]
-            self._engine.blocks.drop(value.extents)
+            self._engine.blocks.let_go(value)
         shipped_data = self._data.pop(key, None)
         if shipped_data is not None:
             self._shipper.forget(shipped_data[0])
@@ -273,7 +273,7 @@ class Run:
 
     def _hold(self, value: Encoded) -> Encoded:
         self._held[id(value)] = value
-        self._engine.blocks.hold(value.extents)
+        self._engine.blocks.keep(value)
         return value
 
     # ---- the ends of tasks
@@ -375,7 +375,7 @@ class Run:
             while self._arrived:
                 self._drop_report(self._arrived.popleft()[1])
             for value in self._held.values():
-                self._engine.blocks.drop(value.extents)
+                self._engine.blocks.let_go(value)
             self._held.clear()
             self._data.clear()
             self._shipper.close()

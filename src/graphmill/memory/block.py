@@ -41,10 +41,17 @@ class Extent(NamedTuple):
         """The block that the buffer is part of."""
         return BlockId(self.arena, self.block)
 
+    def moved(self, block: BlockId) -> Extent:
+        """Tell where the buffer lies once its block has moved."""
+        return self._replace(arena=block.arena, block=block.offset)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Encoded:
-    """A value as it travels between processes: a few bytes, and where its large buffers lie."""
+    """A value as it travels between processes: a few bytes, and where its large buffers lie.
+
+    Whoever keeps track of blocks may move them, and says so here; nobody else changes it.
+    """
 
     #: The pickled value (protocol 5), without the buffers.
     payload: bytes

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -252,15 +253,18 @@ def default_folder() -> Path | None:
     Path or None
         None if nothing can be written anywhere but to memory.
     """
-    candidates = [tempfile.gettempdir(), "/var/tmp", os.curdir]  # noqa: S108 - a folder of our own is made there
-    return best_folder(map(Path, candidates))
+    candidates = [Path(tempfile.gettempdir()), Path("/var/tmp")]  # noqa: S108 - for a folder of our own
+    with suppress(FileNotFoundError):
+        candidates.append(Path.cwd())
+    return best_folder(candidates)
 
 
 def best_folder(candidates: Iterable[Path]) -> Path | None:
     """Choose among folders; of several that are equally good, the first."""
-    usable = [folder.resolve() for folder in candidates if is_usable(folder)]
-    ranked = [(slowness(folder), folder) for folder in usable if file_system(folder) not in IN_MEMORY]
-    return min(ranked, key=lambda each: each[0])[1] if ranked else None
+    usable = {folder.resolve(): None for folder in candidates if is_usable(folder)}
+    kinds = {folder: file_system(folder) for folder in usable}
+    on_disk = [folder for folder, kind in kinds.items() if kind not in IN_MEMORY]
+    return min(on_disk, key=lambda folder: slowness(folder, kinds[folder]), default=None)
 
 
 def is_usable(folder: Path) -> bool:
@@ -268,9 +272,8 @@ def is_usable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def slowness(folder: Path) -> int:
+def slowness(folder: Path, kind: str) -> int:
     """Tell whether a folder is on a fast disk, a disk that turns, or another machine: 0, 1 or 2."""
-    kind = file_system(folder)
     return 2 if kind in REMOTE or kind.startswith("fuse.") else int(turns(folder))
 
 
