@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from graphmill.engine.blocks import Blocks
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.leftovers import own_name
+from graphmill.memory.segments import SHARED_MEMORY
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
 from graphmill.workers.work import Begin, Freed, Job, Report, Shipped, Work
@@ -139,7 +141,12 @@ class Crew:
         """Make an arena that workers get to know before they need it."""
         number = self._next_arena
         self._next_arena += 1
-        arena = Arena.create(number, self._arena_size, self._folder if in_file or self._in_files else None)
+        name = own_name()
+        if in_file or self._in_files:
+            arena = Arena.create(number, self._arena_size, self._folder, name)  # it goes with the folder
+        else:
+            self._pool.guard(SHARED_MEMORY / name)  # before it is there
+            arena = Arena.create(number, self._arena_size, name=name)
         self._arenas[number] = arena
         return arena
 
@@ -149,8 +156,10 @@ class Crew:
         return self._arenas
 
     def forget_arena(self, number: int) -> None:
-        """Know an arena no more that has been closed."""
-        self._arenas.pop(number, None)
+        """Know an arena no more that is gone."""
+        arena = self._arenas.pop(number)
+        if arena.handle.folder is None:
+            self._pool.unguard(SHARED_MEMORY / arena.handle.name)
 
     def _occupy(self, seat: _Seat) -> None:
         """Give a worker process what it needs to begin."""

@@ -24,10 +24,9 @@ from typing import Self
 
 import psutil
 
-logger = logging.getLogger(__name__)
+from graphmill.memory.segments import SHARED_MEMORY
 
-#: Where Linux keeps shared memory as files. Other systems have no such folder, and no way to list it.
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # no place for temporary files, but what shm_open uses
+logger = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 NAME = re.compile(r"graphmill-(\d+)-(\d+)-\d+")
