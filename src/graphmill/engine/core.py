@@ -190,12 +190,13 @@ class Engine:
 
         Results that were given stay valid.
         """
-        with self._condition:
+        if os.getpid() != self.pid:
+            self._closed = True
+            return
+        with InterruptHold(), self._condition:
             if self._closed:
                 return
             self._closed = True
-            if os.getpid() != self.pid:
-                return
             self.pool.wake()
             deadline = time.monotonic() + PULSE
             while self._polling and time.monotonic() < deadline:
@@ -381,16 +382,17 @@ class Engine:
             return
         with self.access():
             self.crew.cancel(run)
-        deadline = time.monotonic() + STOP_LIMIT
-        with self._condition:
-            while (busy := self.crew.busy_with(run)) and (left := deadline - time.monotonic()) > 0:
-                self._turn(left)
-        if not busy:
-            return
-        with self.access():
-            for worker in busy:
-                self.crew.kill(worker)
-        deadline = time.monotonic() + KILL_LIMIT
+        try:
+            self._wait_for_end(run, STOP_LIMIT)
+        finally:  # a second Ctrl-C ends the wait, too
+            with self.access():
+                for worker in self.crew.busy_with(run):
+                    self.crew.kill(worker)
+        self._wait_for_end(run, KILL_LIMIT)
+
+    def _wait_for_end(self, run: Run, limit: float) -> None:
+        """Wait until no worker has tasks of a run, for so many seconds at most."""
+        deadline = time.monotonic() + limit
         with self._condition:
             while self.crew.busy_with(run) and (left := deadline - time.monotonic()) > 0:
                 self._turn(left)
@@ -480,5 +482,7 @@ def _closed_at_exit(engine: Engine) -> None:
 
 
 def _close_all() -> None:
-    for engine in list(_engines):
-        engine.close()
+    # The program ends as it is: another Ctrl-C has nothing left to stop.
+    with contextlib.suppress(KeyboardInterrupt), InterruptHold():
+        for engine in list(_engines):
+            engine.close()
