@@ -402,15 +402,46 @@ class TestDask:
         assert len(profiler.results) >= 16
         assert "100%" in capsys.readouterr().out
 
-    def test_locks_lock_across_workers(self, engine, tmp_path):
+    @pytest.mark.parametrize("derived", [False, True])
+    def test_locks_lock_across_workers(self, engine, tmp_path, derived, caplog):
         from dask.utils import SerializableLock
 
-        lock = SerializableLock()
+        class Derived(SerializableLock):
+            def free(self):
+                return not self.locked()
+
+        lock = Derived("a token") if derived else SerializableLock()
         path = tmp_path / "count"
         path.write_text("0")
         dsk = {("x", i): (_count_under, lock, str(path)) for i in range(200)}
         engine.get(dsk, list(dsk))
         assert path.read_text() == "200"
+        assert "runs in this process" not in caplog.text
+        if derived:
+            assert engine.get({"x": (Derived.free, lock)}, "x") is True
+
+    def test_a_lock_that_is_held_keeps_tasks_from_running(self, engine, caplog):
+        from dask.utils import SerializableLock
+
+        lock = SerializableLock()
+        lock.acquire()
+
+        def let_go(record):
+            if "is held" in record.message:
+                held.append(lock.locked())
+                lock.release()
+            return True
+
+        held = []
+        with caplog.filtering(let_go):
+            assert engine.get({"x": (_pid_under, lock)}, "x") == os.getpid()
+        assert held == [True]
+        assert engine.get({"x": (_pid_under, lock)}, "x") != os.getpid()
+
+
+def _pid_under(lock):
+    with lock:
+        return os.getpid()
 
 
 def _count_under(lock, path):

@@ -182,3 +182,9 @@ class SharedLock:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedLock, (self._token,)
+
+
+def share_lock(lock: Any, state: Any) -> None:
+    """Set the state of a lock of a class derived from Dask's, and have it lock across processes."""
+    lock.__setstate__(state)
+    lock.lock = SharedLock(lock.token)
