@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
+import numpy as np
+
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.crew import Crew, Flight, describe
 from graphmill.engine.pace import QUICK, Pace
@@ -159,7 +161,8 @@ class Run:
             number = self._engine.numbers.next()
             shipped.add_target(number, target)
             self._targets.append(number)
-            self._shipper.stand_ins[id(target)] = shipped.target, (number,)
+            form = (target.shape, target.dtype) if type(target) is np.ndarray else None
+            self._shipper.stand_ins[id(target)] = shipped.target, (number, form)
         for lock in locks:
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         self._priority = order_graph(graph, results=results).priorities.__getitem__
