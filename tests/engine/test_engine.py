@@ -14,7 +14,7 @@ import pytest
 
 import graphmill
 from graphmill.engine import Engine
-from graphmill.errors import EncodeError, EngineClosed, MissingKeyError, WorkerDied
+from graphmill.errors import EncodeError, EngineClosed, GraphError, MissingKeyError, WorkerDied
 
 BIG = 200_000  # elements of a float64 array that lies in shared memory for certain
 
@@ -200,6 +200,15 @@ class TestMemory:
         found = engine.get(dsk, list(dsk))
         assert [int(array[0]) for array in found] == list(range(3_000))
         assert len(list(Path("/proc/self/fd").iterdir())) < 200
+
+    def test_none_is_a_key_like_others(self, engine):
+        assert engine.get({None: (abs, -1), "y": (abs, -2)}, [None, "y"]) == (1, 2)
+
+    def test_lists_of_keys_that_contain_themselves(self, engine):
+        keys: list[object] = ["x"]
+        keys.append(keys)
+        with pytest.raises(GraphError, match="contains itself"):
+            engine.get({"x": 1}, keys)
 
 
 class TestTasksThatStay:

@@ -29,7 +29,7 @@ from graphmill.scheduler.events import (
     TaskLost,
 )
 from graphmill.scheduler.policy import AdmissionQueue, Ledger, ReadyQueue, Selection
-from graphmill.scheduler.state import Ready, ReadyStack, start_state
+from graphmill.scheduler.state import NO_TASK, Ready, ReadyStack, start_state
 from graphmill.types import Key, Priority
 
 
@@ -164,7 +164,7 @@ class Scheduler:
         running, ready = state.running, state.ready
         while ready and len(running) < slots:
             key = ready.take()
-            if key is None:
+            if key is NO_TASK:
                 return
             running.add(key)
             if ledger is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heapify, heappop, heappush
 
-from graphmill.scheduler.state import State
+from graphmill.scheduler.state import NO_TASK, State
 from graphmill.types import Key, Priority
 
 
@@ -56,11 +56,11 @@ class ReadyQueue:
             by_rank[rank] = key
             heappush(heap, rank)
 
-    def take(self) -> Key | None:
-        """Take out the task of best priority; None if there is none."""
+    def take(self) -> Key:
+        """Take out the task of best priority; `NO_TASK` if there is none."""
         rank = self.best()
         if rank is None:
-            return None
+            return NO_TASK
         heappop(self._heap)
         return self._keys.pop(rank)
 
@@ -194,8 +194,8 @@ class AdmissionQueue:
             shrinks = set(shrinking)
             self._growing.push([key for key in keys if key not in shrinks])
 
-    def take(self) -> Key | None:
-        """Take out the task to start next; None if none may start now."""
+    def take(self) -> Key:
+        """Take out the task to start next; `NO_TASK` if none may start now."""
         best, other = self._growing.best(), self._shrinking.best()
         fits = self._ledger.fits
         if best is not None and (other is None or best < other):
@@ -207,7 +207,7 @@ class AdmissionQueue:
                 return self._shrinking.take()
             self.held_back += 1
         if self.state.running:
-            return None
+            return NO_TASK
         # Nothing runs that could give memory back: go on, whatever the budget says.
         return self._growing.take() if other is None else self._shrinking.take()
 
