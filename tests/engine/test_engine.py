@@ -14,7 +14,7 @@ import pytest
 
 import graphmill
 from graphmill.engine import Engine
-from graphmill.errors import EncodeError, EngineClosed, GraphError, MissingKeyError, WorkerDied
+from graphmill.errors import ConfigError, EncodeError, EngineClosed, GraphError, MissingKeyError, WorkerDied
 
 BIG = 200_000  # elements of a float64 array that lies in shared memory for certain
 
@@ -490,6 +490,24 @@ class TestLife:
         if "num_workers" in arguments:
             with pytest.raises(error, match="num_workers"):
                 engine.get({"x": (abs, -1)}, "x", **arguments)
+
+    def test_a_folder_that_is_none(self, tmp_path, monkeypatch):
+        with pytest.raises(ConfigError, match="does not exist: make it first"):
+            Engine(1, folder=tmp_path / "none")
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match="is not a folder"):
+            Engine(1, folder=tmp_path / "file")
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(ConfigError, match="No files can be made"):
+            Engine(1, folder=tmp_path)
+
+    def test_a_folder_seen_from_the_working_directory(self, tmp_path, monkeypatch):
+        (tmp_path / "inner").mkdir()
+        monkeypatch.chdir(tmp_path)
+        with Engine(1, folder="inner") as engine:
+            assert engine.get({"x": (abs, -1)}, "x") == 1
+            assert len(list((tmp_path / "inner").iterdir())) == 1
 
     def test_an_engine_whose_folder_is_gone(self, tmp_path):
         with Engine(1, folder=tmp_path) as engine:

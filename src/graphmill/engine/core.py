@@ -30,7 +30,7 @@ from graphmill.engine.pace import Pace
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
-from graphmill.errors import EngineClosed
+from graphmill.errors import ConfigError, EngineClosed
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
@@ -67,11 +67,13 @@ class Engine:
         How many bytes of memory that nobody needs are kept at hand, as their next use is then ten times
         faster. 0 gives each page back to the system at the moment of release.
     folder : path, optional
-        Where files are that stand in for shared memory where there is too little; by default the system's
-        folder for temporary files.
+        Where files are that stand in for shared memory where there is too little; it must exist. By default
+        the system's folder for temporary files.
 
     Raises
     ------
+    ConfigError
+        If `folder` is none that files can be made in.
     UnsupportedPlatform
         On Windows, where `graphmill.local.get_sync` and `get_async` work.
 
@@ -97,7 +99,7 @@ class Engine:
         if limit < 0:
             raise ValueError(f"warm_limit must be at least 0, got {limit}")
         self._warm_limit = limit
-        self._base = Path(folder) if folder is not None else Path(tempfile.gettempdir())
+        self._base = checked_folder(tempfile.gettempdir() if folder is None else folder)
         self._condition = threading.Condition(threading.RLock())
         #: Whether some thread waits for what the pool has to tell.
         self._polling = False
@@ -461,6 +463,18 @@ def checked(num_workers: Any) -> int:
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return num_workers
+
+
+def checked_folder(folder: str | os.PathLike[str]) -> Path:
+    """See that files can be made in a folder, and get its absolute path."""
+    path = Path(folder).absolute()
+    if not path.exists():
+        raise ConfigError(f"The folder {str(path)!r} does not exist: make it first, or choose another")
+    if not path.is_dir():
+        raise ConfigError(f"{str(path)!r} is not a folder: choose one for the engine's files")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"No files can be made in the folder {str(path)!r}: choose another")
+    return path
 
 
 def available_cpus() -> int:

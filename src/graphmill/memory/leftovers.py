@@ -157,7 +157,7 @@ class OwnedFolder:
     Parameters
     ----------
     base : Path
-        The folder to make it in; made where it does not exist.
+        The folder to make it in.
 
     Raises
     ------
@@ -166,7 +166,6 @@ class OwnedFolder:
     """
 
     def __init__(self, base: Path) -> None:
-        base.mkdir(parents=True, exist_ok=True)
         #: Where it is; nobody else may look into it (0700).
         self.path = base / own_name()
         self.path.mkdir(mode=0o700)
