@@ -26,9 +26,10 @@ LAYERS = (
     ("graph",),
     ("order",),
     ("scheduler",),
+    ("machine", "footprint"),
     ("memory", "tracebacks"),
     ("workers",),
-    ("config", "callbacks", "collector", "release_log", "machine", "footprint"),
+    ("config", "callbacks", "collector", "release_log"),
     ("apply", "loop"),
     ("local",),
     ("engine",),
@@ -41,7 +42,7 @@ PURE_STDLIB = frozenset(
     "operator bisect difflib math types".split()
 )
 #: What only one module may import.
-ONLY_IN = {"multiprocessing.shared_memory": "graphmill.memory.arena"}
+ONLY_IN = {"_posixshmem": "graphmill.memory.segments"}
 #: Ways out of a pure module that need no import.
 IMPURE_BUILTINS = frozenset("__import__ breakpoint compile eval exec input open print".split())
 
@@ -53,13 +54,9 @@ IMPURE_MODULES = frozenset(
 )
 
 
-#: Ways to start a process; pickling, shared memory and its tracker are no such thing.
+#: Ways to start a process; pickling is no such thing, but the tracker of shared memory is one.
 PROCESS_MODULES = ("subprocess", "multiprocessing", "concurrent.futures.process", "pty")
-NO_PROCESS_MODULES = (
-    "multiprocessing.reduction",
-    "multiprocessing.resource_tracker",
-    "multiprocessing.shared_memory",
-)
+NO_PROCESS_MODULES = ("multiprocessing.reduction",)
 PROCESS_NAMES = frozenset(
     "os.fork os.forkpty os.posix_spawn os.posix_spawnp os.system os.popen os.execl os.execle os.execlp "
     "os.execlpe os.execv os.execve os.execvp os.execvpe os.spawnl os.spawnle os.spawnlp os.spawnlpe "
@@ -277,8 +274,8 @@ def test_checker_accepts_a_good_package():
         ("config.py", "from graphmill import local", "graphmill.local, which stands above"),
         ("types.py", "from graphmill import errors", None),
         ("stray.py", "", "graphmill.stray has no layer"),
-        ("memory/arena.py", "from multiprocessing.shared_memory import SharedMemory", None),
-        ("local.py", "import multiprocessing.shared_memory", "which only graphmill.memory.arena may"),
+        ("memory/segments.py", "import _posixshmem", None),
+        ("local.py", "import _posixshmem", "which only graphmill.memory.segments may"),
         ("local.py", "import subprocess", "graphmill.local must start no process"),
         ("local.py", "def f():\n    from subprocess import run", "but uses subprocess.run"),
         ("local.py", "import multiprocessing.pool", "but uses multiprocessing.pool"),
@@ -286,7 +283,8 @@ def test_checker_accepts_a_good_package():
         ("local.py", "from concurrent.futures import ProcessPoolExecutor", "ProcessPoolExecutor"),
         ("local.py", "import os\nos.fork()", "but uses os.fork"),
         ("local.py", "from os import execv", "but uses os.execv"),
-        ("local.py", "from multiprocessing import shared_memory, resource_tracker", None),
+        ("memory/arena.py", "from multiprocessing import shared_memory", "must start no process"),
+        ("memory/codec.py", "from multiprocessing.reduction import ForkingPickler", None),
         ("local.py", "import os\nfrom concurrent.futures import Future\nos.getpid()", None),
         ("workers/pool.py", "import subprocess\nsubprocess.Popen", None),
         ("workers/template.py", "import os\nos.fork()", None),

@@ -46,9 +46,6 @@ def traces():
 @pytest.fixture(scope="module")
 def engine():
     """An engine of two workers that keeps no warm memory, shared by the tests of a module."""
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # it lives as long as the process
     before = traces()
     with Engine(2, warm_limit=0) as made:
         yield made

@@ -14,7 +14,7 @@ import pytest
 
 import graphmill
 from graphmill.engine import Engine
-from graphmill.errors import EncodeError, EngineClosed, MissingKeyError, WorkerDied
+from graphmill.errors import ConfigError, EncodeError, EngineClosed, GraphError, MissingKeyError, WorkerDied
 
 BIG = 200_000  # elements of a float64 array that lies in shared memory for certain
 
@@ -200,6 +200,15 @@ class TestMemory:
         found = engine.get(dsk, list(dsk))
         assert [int(array[0]) for array in found] == list(range(3_000))
         assert len(list(Path("/proc/self/fd").iterdir())) < 200
+
+    def test_none_is_a_key_like_others(self, engine):
+        assert engine.get({None: (abs, -1), "y": (abs, -2)}, [None, "y"]) == (1, 2)
+
+    def test_lists_of_keys_that_contain_themselves(self, engine):
+        keys: list[object] = ["x"]
+        keys.append(keys)
+        with pytest.raises(GraphError, match="contains itself"):
+            engine.get({"x": 1}, keys)
 
 
 class TestTasksThatStay:
@@ -402,15 +411,46 @@ class TestDask:
         assert len(profiler.results) >= 16
         assert "100%" in capsys.readouterr().out
 
-    def test_locks_lock_across_workers(self, engine, tmp_path):
+    @pytest.mark.parametrize("derived", [False, True])
+    def test_locks_lock_across_workers(self, engine, tmp_path, derived, caplog):
         from dask.utils import SerializableLock
 
-        lock = SerializableLock()
+        class Derived(SerializableLock):
+            def free(self):
+                return not self.locked()
+
+        lock = Derived("a token") if derived else SerializableLock()
         path = tmp_path / "count"
         path.write_text("0")
         dsk = {("x", i): (_count_under, lock, str(path)) for i in range(200)}
         engine.get(dsk, list(dsk))
         assert path.read_text() == "200"
+        assert "runs in this process" not in caplog.text
+        if derived:
+            assert engine.get({"x": (Derived.free, lock)}, "x") is True
+
+    def test_a_lock_that_is_held_keeps_tasks_from_running(self, engine, caplog):
+        from dask.utils import SerializableLock
+
+        lock = SerializableLock()
+        lock.acquire()
+
+        def let_go(record):
+            if "is held" in record.message:
+                held.append(lock.locked())
+                lock.release()
+            return True
+
+        held = []
+        with caplog.filtering(let_go):
+            assert engine.get({"x": (_pid_under, lock)}, "x") == os.getpid()
+        assert held == [True]
+        assert engine.get({"x": (_pid_under, lock)}, "x") != os.getpid()
+
+
+def _pid_under(lock):
+    with lock:
+        return os.getpid()
 
 
 def _count_under(lock, path):
@@ -450,6 +490,24 @@ class TestLife:
         if "num_workers" in arguments:
             with pytest.raises(error, match="num_workers"):
                 engine.get({"x": (abs, -1)}, "x", **arguments)
+
+    def test_a_folder_that_is_none(self, tmp_path, monkeypatch):
+        with pytest.raises(ConfigError, match="does not exist: make it first"):
+            Engine(1, folder=tmp_path / "none")
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match="is not a folder"):
+            Engine(1, folder=tmp_path / "file")
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(ConfigError, match="No files can be made"):
+            Engine(1, folder=tmp_path)
+
+    def test_a_folder_seen_from_the_working_directory(self, tmp_path, monkeypatch):
+        (tmp_path / "inner").mkdir()
+        monkeypatch.chdir(tmp_path)
+        with Engine(1, folder="inner") as engine:
+            assert engine.get({"x": (abs, -1)}, "x") == 1
+            assert len(list((tmp_path / "inner").iterdir())) == 1
 
     def test_an_engine_whose_folder_is_gone(self, tmp_path):
         with Engine(1, folder=tmp_path) as engine:

@@ -9,7 +9,9 @@ import time
 import psutil
 import pytest
 
-from tests.engine.conftest import LIMIT, SOURCE, left_of
+from graphmill import Engine
+from graphmill.workers.pool import Pool
+from tests.engine.conftest import LIMIT, SOURCE, left_of, leftovers
 
 PROGRAM = """
 import graphmill
@@ -68,24 +70,18 @@ import sys, time
 import numpy as np
 import graphmill
 
-def sleep(x, seconds):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def sleep(x, i):
+    if i == 4:
+        print("going", flush=True)
+    while i >= 4:
         time.sleep(0.01)
     return x
 
-dsk = {("x", i): (sleep, (np.ones, 200_000), 0 if i < 4 else 60) for i in range(8)}
-seen = []
-
-def posttask(*_):
-    seen.append(1)
-    if len(seen) == 4:
-        print("going", flush=True)
+dsk = {("x", i): (sleep, (np.ones, 200_000), i) for i in range(8)}
 
 try:
-    graphmill.get(dsk, list(dsk), callbacks=(None, None, None, posttask, None))
+    graphmill.get(dsk, list(dsk))
 except KeyboardInterrupt:
-    begin = time.monotonic()
     print(graphmill.get({"x": (abs, -1)}, "x"), flush=True)
 """
 
@@ -102,6 +98,7 @@ def program():
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": SOURCE},
+            start_new_session=True,
         )
         started.append(process)
         assert process.stdout.readline() == "going\n"
@@ -118,6 +115,91 @@ def test_ctrl_c_stops_tasks_and_the_engine_goes_on(program):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (out, err, process.returncode) == ("1\n", "", 0)
+    assert left_of(process.pid) == []
+
+
+PLAIN = """
+import os, signal
+import graphmill
+
+def work(x):
+    print("going", flush=True)
+    for _ in range(1_000_000):
+        sum(range(10_000))
+
+graphmill.get({"x": (work, 1)}, "x")
+"""
+
+#: Ctrl-C once more while workers are ended.
+TWICE = """
+from graphmill.workers.pool import Pool
+
+wait = Pool._wait_for_template
+
+def interrupted(*args):
+    os.kill(os.getpid(), signal.SIGINT)
+    wait(*args)
+
+Pool._wait_for_template = interrupted
+"""
+
+
+@pytest.mark.parametrize("more", ["", TWICE])
+def test_ctrl_c_in_a_plain_program_shows_one_traceback(program, more):
+    process = program(PLAIN.replace("\ngraphmill.get", f"{more}\ngraphmill.get"))
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    out, err = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("", -signal.SIGINT)
+    assert err.count("Traceback") == 1, err
+    assert err.endswith("\nKeyboardInterrupt\n")
+    assert not any(child.is_running() for child in family)
+    assert left_of(process.pid) == []
+
+
+def test_an_engine_is_closed_though_ctrl_c_comes_meanwhile(monkeypatch):
+    close = Pool.close
+
+    def interrupted(pool):
+        close(pool)
+        signal.raise_signal(signal.SIGINT)
+
+    engine = Engine(1)
+    assert engine.get({"x": (abs, -1)}, "x") == 1
+    monkeypatch.setattr(Pool, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.close()
+    assert leftovers() == []
+
+
+DEAF = """
+import os, signal, time
+import graphmill
+from graphmill.engine import core
+
+core.STOP_LIMIT = 1000.0
+PARENT = os.getpid()
+
+def work(x):
+    print("going", flush=True)
+    while True:
+        try:
+            time.sleep(1)
+        except KeyboardInterrupt:
+            os.kill(PARENT, signal.SIGINT)
+
+engine = graphmill.Engine(1)
+try:
+    engine.get({"x": (work, 1)}, "x")
+except KeyboardInterrupt:
+    print(engine.get({"x": (abs, -1)}, "x"), flush=True)
+"""
+
+
+def test_a_second_ctrl_c_ends_tasks_that_do_not_stop(program):
+    process = program(DEAF)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=LIMIT) == ("1\n", "")
     assert left_of(process.pid) == []
 
 
@@ -154,15 +236,17 @@ def test_ctrl_c_again_and_again(program):
     assert left_of(process.pid) == []
 
 
-def test_a_killed_program_leaves_nothing(program):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_killed_program_leaves_nothing_and_says_nothing(program, send, end):
+    """The template does what the program cannot; it is out of reach of what hits the program's group."""
     process = program(BUSY)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 3
     assert left_of(process.pid)
-    process.kill()
+    send(process.pid, end)
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
-    deadline = time.monotonic() + 20
-    while left_of(process.pid) and time.monotonic() < deadline:
-        psutil.wait_procs(family, timeout=0.1)
     assert left_of(process.pid) == []
+    assert process.communicate(timeout=LIMIT) == ("", "")
+    assert process.returncode == -end

@@ -76,6 +76,33 @@ def test_a_store_that_reads_leaves_nothing_for_the_next_to_write(engine):
     assert np.array_equal(other.data, SOURCE + 2)
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i2"])
+@pytest.mark.parametrize("lock", [False, True, threading.Lock()])
+def test_what_was_stored_is_loaded_without_computing_it_again(engine, tmp_path, caplog, dtype, lock):
+    def count(block):
+        with (tmp_path / "calls").open("a") as file:
+            file.write("!")
+        return block % 1000 + 0.25
+
+    target = np.zeros(SOURCE.shape, dtype)
+    counted = da.from_array(SOURCE, chunks=100_000).map_blocks(count, meta=np.empty(0))
+    stored = da.store(counted, target, return_stored=True, compute=False, lock=lock)
+    expected = (SOURCE % 1000 + 0.25).astype(dtype)
+    assert np.array_equal(stored.compute(scheduler=engine.get), expected)
+    assert np.array_equal(target, expected)
+    assert (tmp_path / "calls").read_text() == "!" * 4
+    assert "runs in this process" not in caplog.text
+    assert held(engine) == 0
+
+
+@pytest.mark.parametrize("lock", [True, threading.Lock()])
+def test_what_was_stored_before_is_loaded(engine, lock):
+    target = np.zeros(SOURCE.shape)
+    stored = da.store(source(), target, return_stored=True, lock=lock, scheduler=engine.get)
+    target *= 2
+    assert np.array_equal((stored + 1).compute(scheduler=engine.get), 2 * (SOURCE + 1) + 1)
+
+
 def test_runs_in_two_threads_write_each_in_its_own(engine):
     targets = [Target(), Target(ZeroDivisionError("full")), Target()]
     errors: list[BaseException] = []

@@ -16,6 +16,7 @@ from graphmill import config
 from graphmill.errors import (
     ConfigError,
     CycleError,
+    GraphError,
     MissingDependencyError,
     MissingKeyError,
     WorkerError,
@@ -539,3 +540,25 @@ def test_bytes_held_are_counted_for_any_value(caplog):
 def test_pools_of_the_tests_are_what_they_say(processes, threads):
     assert isinstance(processes, Pool)
     assert isinstance(threads, ThreadPool)
+
+
+# ---- keys of all kinds
+
+
+def test_none_is_a_key_like_others():
+    dsk = {None: (tasks.inc, 1), "y": (tasks.inc, 2)}
+    assert get_sync(dsk, [None, "y"]) == (2, 3)
+    assert get_sync(dsk, None) == 2
+
+
+@pytest.mark.parametrize("inner", [list, lambda cycle: [["x"], cycle]])
+def test_lists_of_keys_that_contain_themselves(inner):
+    cycle: list[object] = ["x"]
+    cycle.append(inner([cycle]))
+    with pytest.raises(GraphError, match="contains itself"):
+        get_sync({"x": 1}, cycle)
+
+
+def test_a_list_of_keys_may_come_twice():
+    keys = ["x"]
+    assert get_sync({"x": 1}, [keys, keys]) == ((1,), (1,))

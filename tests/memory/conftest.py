@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import graphmill
-from graphmill.memory.leftovers import SHARED_MEMORY
 from graphmill.memory.numpy_handler import LIBRARY, find_interface, load_library
+from graphmill.memory.segments import SHARED_MEMORY
 
 SOURCE = str(Path(graphmill.__file__).parents[1])
 ENVIRONMENT = {
@@ -35,10 +35,7 @@ def open_files():
 
 @pytest.fixture(scope="session")
 def files():
-    """How many files may be open before a test: the tracker's are, as long as the process lives."""
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()
+    """How many files may be open before a test."""
     return [open_files()]
 
 

@@ -15,8 +15,8 @@ from graphmill.errors import ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.heap import Heap, HeapUsage
-from graphmill.memory.leftovers import SHARED_MEMORY
 from graphmill.memory.mapping import CAN_REVERT
+from graphmill.memory.segments import SHARED_MEMORY
 
 SIZE = 32 * PAGE
 

@@ -144,12 +144,11 @@ def test_a_program_may_have_any_name(monkeypatch, tmp_path):
 
 
 def test_a_folder_is_private_and_goes_with_all_in_it(tmp_path):
-    base = tmp_path / "made" / "on the way"
-    with OwnedFolder(base) as folder:
-        assert folder.path.parent == base
+    with OwnedFolder(tmp_path) as folder:
+        assert folder.path.parent == tmp_path
         assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
         (folder.path / "file").write_bytes(b"x")
-        assert remove_leftovers(base) == []
+        assert remove_leftovers(tmp_path) == []
     assert not folder.path.exists()
     folder.close()
 

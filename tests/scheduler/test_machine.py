@@ -733,6 +733,25 @@ def test_tasks_as_they_are_listed():
         listed("d")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(Selection.PRIORITY),
+        Options(Selection.PRIORITY, sizes={None: 1, "y": 1}, budget=1),
+        Options(Selection.PRIORITY, sizes={None: 1, "y": 1}, budget=0),
+    ],
+)
+def test_none_is_a_key_like_others(options):
+    keys = [None, "y"]
+    scheduler = Scheduler(read_graph(dict.fromkeys(keys, (task,)), keys), keys, keys.index, {}, options)
+    commands = scheduler.handle(SlotsChanged(1))
+    for command in commands:  # it grows
+        commands += scheduler.handle(TaskFinished(command.key))
+    assert scheduler.done
+    assert {command.key for command in commands} == {None, "y"}
+
+
 # ---- the same commands in every process
 
 PROBE = """

@@ -7,6 +7,7 @@ and what it returns is sent back. Anything else is sent back as it is.
 import os
 import random
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,13 +102,22 @@ def signal_oneself(channel, signum):
 
 
 def leave_child_behind(channel):
-    """Fork a process that keeps this one's sockets open, say which, and die."""
+    """Fork a process that keeps this one's sockets open, in a session of its own; say which, and die."""
+    settled, settle = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.setsid()
+        os.write(settle, b"!")
         signal.pause()
         os._exit(0)
+    os.read(settled, 1)
     channel.send(pid)
     os._exit(3)
+
+
+def start_program(channel):
+    """Start a program that would run for long, and say which."""
+    return subprocess.Popen(["sleep", "1000"]).pid
 
 
 def deafen(channel):
@@ -159,6 +169,7 @@ ORDERS = {
         signal_process,
         signal_oneself,
         leave_child_behind,
+        start_program,
         deafen,
         run_task,
         await_idle_interrupt,

@@ -47,10 +47,9 @@ def test_workers_answer(make_pool, collect):
 
 
 def test_making_a_pool_starts_nothing(make_pool):
-    before = psutil.Process().children()  # other tests may have had the tracker of shared memory started
     pool = make_pool(2)
     assert pool.template_pid is None
-    assert psutil.Process().children() == before
+    assert psutil.Process().children() == []
     assert "new" in repr(pool)
     assert pool.num_workers == 2
     pool.wake()
@@ -194,7 +193,8 @@ def test_the_terminals_ctrl_c_does_not_reach_the_workers(make_pool, ask):
     """It goes to a group of processes; they are in another."""
     pool = make_pool()
     pid = ask(pool, "describe")["pid"]
-    assert os.getpgid(pid) == pool.template_pid != os.getpgid(0)
+    assert os.getpgid(pid) == pid
+    assert os.getsid(pid) == pool.template_pid
 
 
 def test_hashes_agree_and_random_numbers_do_not(make_pool, ask):
@@ -360,6 +360,16 @@ def end(pid):
         process = psutil.Process(pid)
         process.kill()
         psutil.wait_procs([process], timeout=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "end_worker", [Pool.close, lambda pool: pool.kill(0), lambda pool: pool.send(0, ("leave", 0))]
+)
+def test_what_a_task_has_started_ends_with_its_worker(make_pool, ask, end_worker):
+    pool = make_pool()
+    program = psutil.Process(ask(pool, "start_program"))
+    end_worker(pool)
+    assert psutil.wait_procs([program], timeout=LIMIT) == ([program], [])
 
 
 def test_a_process_left_behind_does_not_hide_a_death(make_pool, collect):

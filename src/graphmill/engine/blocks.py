@@ -106,9 +106,9 @@ class Blocks:
         if home.give_back is not None or home.blocks:
             return
         del self._homes[number]
-        self._on_gone(number)
         home.arena.close()
         home.arena.unlink()
+        self._on_gone(number)
 
     @property
     def warm(self) -> int:

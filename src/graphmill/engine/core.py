@@ -28,7 +28,7 @@ from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
-from graphmill.errors import EngineClosed, SpillError
+from graphmill.errors import ConfigError, EngineClosed, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.machine import available_cpus, parse_limit, physical_memory, total_memory
@@ -71,8 +71,8 @@ class Engine:
         How many bytes of memory that nobody needs are kept at hand, as their next use is then ten times
         faster. 0 gives each page back to the system at the moment of release.
     folder : path, optional
-        Where files are that stand in for shared memory where there is too little; by default the system's
-        folder for temporary files.
+        Where files are that stand in for shared memory where there is too little; it must exist. By default
+        the system's folder for temporary files.
     spill_folder : path, optional
         Where blocks go when memory is short; by default a temporary folder on a disk of this machine, a
         fast one if there is any.
@@ -82,7 +82,7 @@ class Engine:
     Raises
     ------
     ConfigError
-        If nothing can be written to `spill_folder`.
+        If files cannot be made in `folder` or `spill_folder`, or a limit is none.
     UnsupportedPlatform
         On Windows, where `graphmill.local.get_sync` and `get_async` work.
 
@@ -114,7 +114,7 @@ class Engine:
         if memory_limit is None:
             memory_limit = config.get("memory_limit")
         self._memory_limit = parse_limit(memory_limit, total_memory())
-        self._base = Path(folder) if folder is not None else Path(tempfile.gettempdir())
+        self._base = usable_folder(tempfile.gettempdir() if folder is None else folder)
         if spill_limit is not None and spill_limit < 0:
             raise ValueError(f"spill_limit must be at least 0, got {spill_limit}")
         self._spill_limit = spill_limit
@@ -234,12 +234,13 @@ class Engine:
 
         Results that were given stay valid.
         """
-        with self._condition:
+        if os.getpid() != self.pid:
+            self._closed = True
+            return
+        with InterruptHold(), self._condition:
             if self._closed:
                 return
             self._closed = True
-            if os.getpid() != self.pid:
-                return
             self.pool.wake()
             deadline = time.monotonic() + PULSE
             while self._polling and time.monotonic() < deadline:
@@ -437,16 +438,17 @@ class Engine:
             return
         with self.access():
             self.crew.cancel(run)
-        deadline = time.monotonic() + STOP_LIMIT
-        with self._condition:
-            while (busy := self.crew.busy_with(run)) and (left := deadline - time.monotonic()) > 0:
-                self._turn(left)
-        if not busy:
-            return
-        with self.access():
-            for worker in busy:
-                self.crew.kill(worker)
-        deadline = time.monotonic() + KILL_LIMIT
+        try:
+            self._wait_for_end(run, STOP_LIMIT)
+        finally:  # a second Ctrl-C ends the wait, too
+            with self.access():
+                for worker in self.crew.busy_with(run):
+                    self.crew.kill(worker)
+        self._wait_for_end(run, KILL_LIMIT)
+
+    def _wait_for_end(self, run: Run, limit: float) -> None:
+        """Wait until no worker has tasks of a run, for so many seconds at most."""
+        deadline = time.monotonic() + limit
         with self._condition:
             while self.crew.busy_with(run) and (left := deadline - time.monotonic()) > 0:
                 self._turn(left)
@@ -517,6 +519,18 @@ def checked(num_workers: Any) -> int:
     return num_workers
 
 
+def usable_folder(folder: str | os.PathLike[str]) -> Path:
+    """See that files can be made in a folder, and get its absolute path."""
+    path = Path(folder).absolute()
+    if not path.exists():
+        raise ConfigError(f"The folder {str(path)!r} does not exist: make it first, or choose another")
+    if not path.is_dir():
+        raise ConfigError(f"{str(path)!r} is not a folder: choose one for the engine's files")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"No files can be made in the folder {str(path)!r}: choose another")
+    return path
+
+
 #: Engines to be closed when the program ends.
 _engines: WeakSet[Engine] = WeakSet()
 
@@ -529,5 +543,7 @@ def _closed_at_exit(engine: Engine) -> None:
 
 
 def _close_all() -> None:
-    for engine in list(_engines):
-        engine.close()
+    # The program ends as it is: another Ctrl-C has nothing left to stop.
+    with contextlib.suppress(KeyboardInterrupt), InterruptHold():
+        for engine in list(_engines):
+            engine.close()

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from graphmill.engine.blocks import Blocks
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.leftovers import own_name
+from graphmill.memory.segments import SHARED_MEMORY
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
 from graphmill.workers.work import Begin, Freed, Job, Report, Shipped, Work
@@ -151,8 +153,12 @@ class Crew:
 
     def new_arena(self, *, in_file: bool) -> Arena:
         """Make an arena, and take it on."""
-        folder = self._folder if in_file or self._in_files else None
-        arena = Arena.create(self.new_number(), self._arena_size, folder)
+        number, name = self.new_number(), own_name()
+        if in_file or self._in_files:
+            arena = Arena.create(number, self._arena_size, self._folder, name)  # it goes with the folder
+        else:
+            self._pool.guard(SHARED_MEMORY / name)  # before it is there
+            arena = Arena.create(number, self._arena_size, name=name)
         self.add_arena(arena)
         return arena
 
@@ -162,8 +168,10 @@ class Crew:
         return self._arenas
 
     def forget_arena(self, number: int) -> None:
-        """Know an arena no more that has been closed."""
-        self._arenas.pop(number, None)
+        """Know an arena no more that is gone."""
+        arena = self._arenas.pop(number)
+        if arena.handle.folder is None:
+            self._pool.unguard(SHARED_MEMORY / arena.handle.name)
 
     def _occupy(self, seat: _Seat) -> None:
         """Give a worker process what it needs to begin."""

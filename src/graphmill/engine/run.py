@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
@@ -163,7 +165,8 @@ class Run:
             number = self._engine.numbers.next()
             shipped.add_target(number, target)
             self._targets.append(number)
-            self._shipper.stand_ins[id(target)] = shipped.target, (number,)
+            form = (target.shape, target.dtype) if type(target) is np.ndarray else None
+            self._shipper.stand_ins[id(target)] = shipped.target, (number, form)
         for lock in locks:
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities

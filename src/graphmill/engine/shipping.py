@@ -7,15 +7,17 @@ stand-ins, and locks that Dask knows by a token by locks between processes.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
 from graphmill.engine.blocks import Blocks
+from graphmill.errors import EncodeError
 from graphmill.memory.block import BlockId, Encoded, Extent
 from graphmill.memory.codec import encode
 from graphmill.memory.heap import Heap
-from graphmill.memory.reducers import Buffers, Pickler, Sink
+from graphmill.memory.reducers import PROTOCOL, Buffers, Pickler, Sink
 from graphmill.workers import shipped
 from graphmill.workers.work import Shipped
 
@@ -166,6 +168,7 @@ class _TaskPickler(Pickler):
         super().__init__(sink, buffers)
         self._shipper = shipper
         self._once = once
+        self._lock_class = _lock_class()
 
     def reducer_override(self, obj: Any) -> Any:
         """Take an object apart; called for each that is not of a simple builtin type."""
@@ -173,9 +176,25 @@ class _TaskPickler(Pickler):
         if stand_ins and id(obj) in stand_ins:
             return stand_ins[id(obj)]
         kind = type(obj)
-        if kind.__name__ == "SerializableLock" and kind.__module__ == "dask.utils":
-            return shipped.SharedLock, (obj.token,)
+        if isinstance(obj, self._lock_class):
+            return _reduce_lock(obj)
         reduced = super().reducer_override(obj)
         if self._once and reduced is not NotImplemented and (kind is FunctionType or isinstance(obj, type)):
             return shipped.function, (self._shipper.number_of(obj),)
         return reduced
+
+
+def _lock_class() -> Any:
+    """Get the class of Dask's locks that have a token, if Dask is in use."""
+    return getattr(sys.modules.get("dask.utils"), "SerializableLock", ())
+
+
+def _reduce_lock(lock: Any) -> Any:
+    """Have a lock between the threads of a process be one between workers."""
+    if lock.locked():
+        # Files do not know of it: here, the lock itself keeps the task off.
+        raise EncodeError("it takes a lock that is held in this process")
+    if type(lock) is _lock_class():
+        return shipped.SharedLock, (lock.token,)
+    make, arguments, state, *_ = lock.__reduce_ex__(PROTOCOL)
+    return make, arguments, state, None, None, shipped.share_lock

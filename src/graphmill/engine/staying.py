@@ -17,10 +17,9 @@ import numpy as np
 from graphmill.graph import Graph
 from graphmill.types import Key, Node
 
-#: Functions of Dask that store a chunk: `function(chunk, target, ...)`, with a lock among the arguments.
-_STORES = frozenset({"store_chunk", "load_store_chunk"})
-#: Functions of Dask that only read what was stored: `function(target, ...)`.
-_LOADS = frozenset({"load_chunk"})
+#: Functions of Dask that store a chunk or read what was stored, and which of their arguments is the target.
+#: Another may be a lock.
+_TARGET_OF = {"store_chunk": 1, "load_store_chunk": 1, "load_chunk": 0}
 _SUBGRAPH = "_execute_subgraph"
 #: Stores of Zarr whose contents are in memory.
 _ZARR_IN_MEMORY = frozenset({"MemoryStore", "GpuMemoryStore", "ManagedMemoryStore", "dict", "KVStore"})
@@ -106,12 +105,10 @@ def _stores_in(node: Any, lookup: Lookup) -> Iterator[tuple[Any, Any]]:
         inside = _Inside(inner, getattr(names, "value", names), given, lookup)
         for each in inner.values():
             yield from _stores_in(each, inside)
-    elif name in _STORES and len(node.args) > 1:
-        arguments = [lookup(each) for each in (*node.args[2:], *node.kwargs.values())]
+    elif (position := _TARGET_OF.get(name)) is not None and len(node.args) > position:
+        arguments = [lookup(each) for each in (*node.args[position + 1 :], *node.kwargs.values())]
         lock = next((each for each in arguments if hasattr(each, "acquire")), None)
-        yield lookup(node.args[1]), lock
-    elif name in _LOADS and node.args:
-        yield lookup(node.args[0]), None
+        yield lookup(node.args[position]), lock
 
 
 def _travels(target: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from graphmill.errors import CycleError
+from graphmill.errors import CycleError, GraphError
 from graphmill.types import Key
 
 #: How many keys of a cycle an error message names before it leaves some out.
@@ -25,6 +25,11 @@ def flatten(seq: Any, container: type | tuple[type, ...] = list) -> Iterator[Any
     container
         The type, or types, that count as nested containers.
 
+    Raises
+    ------
+    GraphError
+        If a container is inside itself.
+
     Examples
     --------
     >>> list(flatten([1, [2, [3]], (4, 5)]))
@@ -38,14 +43,19 @@ def flatten(seq: Any, container: type | tuple[type, ...] = list) -> Iterator[Any
         yield seq
         return
     stack = [iter(seq)]  # type: ignore[call-overload]
+    inside = {id(seq): None}  # as deep as the stack
     while stack:
         for item in stack[-1]:
             if isinstance(item, container) and not isinstance(item, str):
+                if id(item) in inside:
+                    raise GraphError("A list of keys contains itself: nothing can be computed for it")
                 stack.append(iter(item))  # type: ignore[call-overload]
+                inside[id(item)] = None
                 break
             yield item
         else:
             stack.pop()
+            inside.popitem()
 
 
 def reverse_dict(d: Mapping[Key, Iterable[Key]]) -> dict[Key, set[Key]]:

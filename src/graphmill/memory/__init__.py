@@ -6,6 +6,7 @@ Knows bytes and addresses only: nothing of tasks, graphs, schedulers or worker p
 
     block      the records: where a buffer lies, what an encoded value is
     ranges     which parts of a segment are free (pure)
+    segments   shared memory by name
     leftovers  names that tell who owns a segment; removal of what dead owners left
     arena      one segment: create, attach, map, reserve pages, give pages back
     spill      the file that blocks move to when memory is short, and where it lies

@@ -5,14 +5,12 @@ process maps it at most twice, when it first needs to: *shared* to write (only t
 does), and *private*, where changes stay in the process, to read. So any number of blocks takes one
 descriptor and two mappings. Knows pages only: which of them are in use by whom is not known here.
 
-This is the only place that creates shared memory. Created segments are known to the resource tracker of
-the creating process, which removes them should that process be killed; attached ones are not, or the tracker
-of a worker would remove them when that worker ends.
+Its name goes with the process that created it, unless that is killed: then it stays, and whoever was told of
+its path beforehand removes it.
 """
 
 from __future__ import annotations
 
-import _posixshmem  # type: ignore[import-not-found]  # what SharedMemory is made of; no stub exists
 import errno
 import mmap
 import os
@@ -21,8 +19,6 @@ import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,8 +26,10 @@ from typing import Self
 import psutil
 
 from graphmill.errors import ArenaFull
-from graphmill.memory.leftovers import SHARED_MEMORY, lock, own_name
+from graphmill.memory import segments
+from graphmill.memory.leftovers import lock, own_name
 from graphmill.memory.mapping import address_of, map_private, map_shared
+from graphmill.memory.segments import SHARED_MEMORY
 
 #: Offsets and lengths of blocks are multiples of it, in bytes.
 PAGE = mmap.PAGESIZE
@@ -61,14 +59,14 @@ class ArenaHandle:
     def open(self) -> int:
         """Open the segment; return a descriptor that children do not inherit."""
         if self.folder is None:
-            return int(_posixshmem.shm_open(f"/{self.name}", os.O_RDWR, mode=0o600))
+            return segments.attach(self.name)
         return os.open(Path(self.folder, self.name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def unlink(self) -> None:
         """Remove the segment's name, for whoever cleans up. Memory that is mapped lives on."""
         with suppress(FileNotFoundError):
             if self.folder is None:
-                _posixshmem.shm_unlink(f"/{self.name}")
+                segments.unlink(self.name)
             else:
                 Path(self.folder, self.name).unlink()
 
@@ -89,7 +87,7 @@ class Arena:
         self._unlink: weakref.finalize[..., Self] | None = None
 
     @classmethod
-    def create(cls, number: int, size: int, folder: Path | None = None) -> Self:
+    def create(cls, number: int, size: int, folder: Path | None = None, name: str | None = None) -> Self:
         """Create a segment, all of it empty.
 
         Parameters
@@ -100,6 +98,8 @@ class Arena:
             Its length, in bytes; rounded up to whole pages. No memory is taken yet.
         folder : Path, optional
             Make it a file in this folder, which must exist; in shared memory otherwise.
+        name : str, optional
+            One that `own_name` has made up; by default, another.
 
         Raises
         ------
@@ -107,17 +107,11 @@ class Arena:
             There cannot be such a segment: see `fitting_size`.
         """
         size = -(-size // PAGE) * PAGE
-        handle = ArenaHandle(number, size, own_name(), None if folder is None else str(folder))
+        handle = ArenaHandle(number, size, name or own_name(), None if folder is None else str(folder))
         if folder is None:
-            # Mapped and opened by its own rules, so only the making is left to it.
-            SharedMemory(handle.name, create=True, size=size).close()
+            descriptor = segments.create(handle.name, size)
         else:
-            create_file(folder / handle.name, size)
-        try:
-            descriptor = handle.open()
-        except OSError:
-            remove(handle, os.getpid())
-            raise
+            descriptor = create_file(folder / handle.name, size)
         lock(descriptor)
         arena = cls(handle, descriptor)
         arena._unlink = weakref.finalize(arena, remove, handle, os.getpid())
@@ -275,25 +269,22 @@ class Arena:
         self.unlink()
 
 
-def create_file(path: Path, size: int) -> None:
-    """Create a sparse file that only this user can open."""
+def create_file(path: Path, size: int) -> int:
+    """Create a sparse file that only this user can open; return a descriptor that children do not inherit."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, size)
     except OSError:
+        os.close(descriptor)
         path.unlink()
         raise
-    finally:
-        os.close(descriptor)
+    return descriptor
 
 
 def remove(handle: ArenaHandle, owner: int) -> None:
     """Remove a segment unless this is a forked copy of the process that created it."""
-    if os.getpid() != owner:
-        return
-    handle.unlink()
-    if handle.folder is None:
-        resource_tracker.unregister(f"/{handle.name}", "shared_memory")
+    if os.getpid() == owner:
+        handle.unlink()
 
 
 def reserve_pages(descriptor: int, offset: int, nbytes: int, is_file: bool) -> None:

@@ -24,10 +24,9 @@ from typing import Self
 
 import psutil
 
-logger = logging.getLogger(__name__)
+from graphmill.memory.segments import SHARED_MEMORY
 
-#: Where Linux keeps shared memory as files. Other systems have no such folder, and no way to list it.
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # no place for temporary files, but what shm_open uses
+logger = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 NAME = re.compile(r"graphmill-(\d+)-(\d+)-\d+")
@@ -158,7 +157,7 @@ class OwnedFolder:
     Parameters
     ----------
     base : Path
-        The folder to make it in; made where it does not exist.
+        The folder to make it in.
 
     Raises
     ------
@@ -167,7 +166,6 @@ class OwnedFolder:
     """
 
     def __init__(self, base: Path) -> None:
-        base.mkdir(parents=True, exist_ok=True)
         #: Where it is; nobody else may look into it (0700).
         self.path = base / own_name()
         self.path.mkdir(mode=0o700)

@@ -35,7 +35,7 @@ from graphmill.scheduler.events import (
 )
 from graphmill.scheduler.policy import AdmissionQueue, Ledger, ReadyQueue, Selection
 from graphmill.scheduler.room import Room
-from graphmill.scheduler.state import Ready, ReadyStack, start_state
+from graphmill.scheduler.state import NO_TASK, Ready, ReadyStack, start_state
 from graphmill.types import Key, Priority
 
 
@@ -189,9 +189,9 @@ class Scheduler:
         running, ready = state.running, state.ready
         while ready and self._taken < slots:
             key = ready.take()
-            if key is None:
+            if key is NO_TASK:
                 key = self._make_room(commands)
-            if key is None:
+            if key is NO_TASK:
                 return
             need = None
             if isinstance(ready, AdmissionQueue) and self.room.free is not None:
@@ -203,20 +203,20 @@ class Scheduler:
             self._taken += self._share(key)
             commands.append(Run(key, need))
 
-    def _make_room(self, commands: list[Command]) -> Key | None:
+    def _make_room(self, commands: list[Command]) -> Key:
         """Have values moved to disk for the task that should run next; return it if it may run then."""
         ready, room, ledger = self.state.ready, self.room, self.ledger
         if room.free is None or ledger is None or not isinstance(ready, AdmissionQueue):
-            return None
+            return NO_TASK
         key = ready.next_for_room()
-        if key is None:
-            return None
+        if key is NO_TASK:
+            return NO_TASK
         need = ready.need(key)
         for victim in room.victims(need, key, ledger.sizes, self.state):
             commands.append(Spill(victim, self.state.cache[victim]))
             room.spill(victim, ledger.sizes[victim])
         if self.state.running and not room.fits(need):
-            return None
+            return NO_TASK
         # With nothing else in memory it gets all there is; whether that is enough, only it can show.
         ready.discard(key)
         return key

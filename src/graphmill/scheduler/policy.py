@@ -15,7 +15,7 @@ from heapq import heapify, heappop, heappush
 
 from graphmill.scheduler.estimates import Estimates
 from graphmill.scheduler.room import Room
-from graphmill.scheduler.state import State
+from graphmill.scheduler.state import NO_TASK, State
 from graphmill.types import Key, Priority
 
 
@@ -58,11 +58,11 @@ class ReadyQueue:
             by_rank[rank] = key
             heappush(heap, rank)
 
-    def take(self) -> Key | None:
-        """Take out the task of best priority; None if there is none."""
+    def take(self) -> Key:
+        """Take out the task of best priority; `NO_TASK` if there is none."""
         rank = self.best()
         if rank is None:
-            return None
+            return NO_TASK
         heappop(self._heap)
         return self._keys.pop(rank)
 
@@ -217,8 +217,8 @@ class AdmissionQueue:
             shrinks = set(shrinking)
             self._growing.push([key for key in keys if key not in shrinks])
 
-    def take(self) -> Key | None:
-        """Take out the task to start next; None if none may start now."""
+    def take(self) -> Key:
+        """Take out the task to start next; `NO_TASK` if none may start now."""
         best, other = self._growing.best(), self._shrinking.best()
         if best is not None and (other is None or best < other):
             if self._fits(self._growing.peek()):
@@ -229,10 +229,10 @@ class AdmissionQueue:
                 return self._shrinking.take()
             self.held_back += 1
         if self.state.running:
-            return None
+            return NO_TASK
         # Nothing runs that could give memory back: go on, whatever the budget says.
         queue = self._growing if other is None else self._shrinking
-        return queue.take() if self._room.fits(self.need(queue.peek())) else None
+        return queue.take() if self._room.fits(self.need(queue.peek())) else NO_TASK
 
     def _fits(self, key: Key, *, slack: bool = False) -> bool:
         return self._ledger.fits(key, slack=slack) and self._room.fits(self.need(key))
@@ -242,22 +242,22 @@ class AdmissionQueue:
         room = self._room
         return 0 if room.free is None else room.need(key, self._ledger.sizes, self.state)
 
-    def next_for_room(self) -> Key | None:
-        """Find the task that memory should be made free for; None if it is better to wait.
+    def next_for_room(self) -> Key:
+        """Find the task that memory should be made free for; `NO_TASK` if it is better to wait.
 
         Where values have to go to disk in any case, that is the best one which the budget allows, else the
         one that would run if nothing else does.
         """
         best, other = self._growing.best(), self._shrinking.best()
         if self.state.running and not self._room.spills:
-            return None
+            return NO_TASK
         if best is not None and (other is None or best < other):
             key = self._growing.peek()
             if self._ledger.fits(key):
                 return key
         if other is not None:
             return self._shrinking.peek()
-        return None if self.state.running or best is None else self._growing.peek()
+        return NO_TASK if self.state.running or best is None else self._growing.peek()
 
     def discard(self, key: Key) -> None:
         """Take out a given task."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from graphmill.errors import InvalidTransition
 from graphmill.graph.legacy import NO_KEYS
 from graphmill.graph.model import Graph
 from graphmill.types import Key, Priority
+
+#: What `Ready.take` gives where no task may start now; any key may be a task's, None too.
+NO_TASK: Final = object()
 
 
 class Ready(Protocol):
@@ -24,8 +27,8 @@ class Ready(Protocol):
     def push(self, keys: list[Key]) -> None:
         """Add tasks that have just become ready, the best of them last."""
 
-    def take(self) -> Key | None:
-        """Take out the task to start next; None if none may start now."""
+    def take(self) -> Key:
+        """Take out the task to start next; `NO_TASK` if none may start now."""
 
     def __len__(self) -> int: ...
 
@@ -39,9 +42,9 @@ class ReadyStack(list[Key]):
 
     push = list.extend
 
-    def take(self) -> Key | None:
+    def take(self) -> Key:
         """Take out the task that came last."""
-        return self.pop() if self else None
+        return self.pop() if self else NO_TASK
 
 
 class Listed:

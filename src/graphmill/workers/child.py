@@ -123,9 +123,17 @@ class Child:
     def _become_worker(self) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.interrupts.install()
+        lead_group(0)
         _die_with_parent(self.template, f"graphmill-{self.number}")
         _reseed()
         gc.enable()
+
+
+def lead_group(pid: int) -> None:
+    """Give a worker a process group, so that what its tasks start can be ended with it."""
+    # It may have ended already, or have become another program.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(pid, 0)
 
 
 def _die_with_parent(parent: int, name: str) -> None:

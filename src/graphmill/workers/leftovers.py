@@ -11,6 +11,8 @@ import contextlib
 import shutil
 from pathlib import Path
 
+from graphmill.memory import segments
+
 
 def mark(parent: int) -> str:
     """Say how the names of all files and folders begin that a process makes."""
@@ -46,6 +48,8 @@ def remove(path: str, parent: int) -> bool:
     with contextlib.suppress(OSError):
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target, ignore_errors=True)
+        elif target.parent == segments.SHARED_MEMORY:
+            segments.unlink(target.name)
         else:
             target.unlink(missing_ok=True)
     return not target.exists() and not target.is_symlink()

@@ -777,8 +777,10 @@ _hooked = False
 
 
 def _close_all() -> None:
-    for pool in list(_open_pools):
-        pool.close()
+    # The program ends as it is: another Ctrl-C has nothing left to stop.
+    with contextlib.suppress(KeyboardInterrupt), InterruptHold():
+        for pool in list(_open_pools):
+            pool.close()
 
 
 def _abandon_all() -> None:

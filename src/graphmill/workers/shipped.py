@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from graphmill.errors import StaysError
 from graphmill.workers.work import Shipped
 
@@ -71,28 +73,45 @@ class Target:
     ----------
     number
         By which the engine knows the object.
+    form
+        Its shape and type, if it is a NumPy array.
     """
 
-    __slots__ = ("_number",)
+    __slots__ = ("_form", "_number")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, form: tuple[tuple[int, ...], np.dtype[Any]] | None = None) -> None:
         self._number = number
+        self._form = form
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Note what to write; the engine's process does it when the task is done."""
         _writes.append((self._number, index, value))
 
     def __getitem__(self, index: Any) -> Any:
-        """Refuse: what is there is not known here."""
+        """Give what was written there just now, and refuse otherwise: what is there is not known here."""
+        if self._form is not None and _writes:
+            number, where, value = _writes[-1]
+            if number == self._number and where is index:
+                return _as_stored(value, index, *self._form)
         raise StaysError("the task reads from an object that lives in the calling process")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return target, (self._number,)
+        return target, (self._number, self._form)
 
 
-def target(number: int) -> Any:
+def _as_stored(value: Any, index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Make of a value what a NumPy array would have at an index after it is written there."""
+    part = np.broadcast_to(np.empty((), dtype), shape)[index]
+    if type(value) is np.ndarray and (value.shape, value.dtype) == (part.shape, dtype):
+        return value
+    stored = np.empty(part.shape, dtype)
+    stored[...] = value
+    return stored
+
+
+def target(number: int, form: tuple[tuple[int, ...], np.dtype[Any]] | None = None) -> Any:
     """Get an object that tasks store to: in a worker what stands for it, in the engine's process itself."""
-    return Target(number) if in_worker() else _targets[number]
+    return Target(number, form) if in_worker() else _targets[number]
 
 
 def add_target(number: int, obj: Any) -> None:
@@ -182,3 +201,9 @@ class SharedLock:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedLock, (self._token,)
+
+
+def share_lock(lock: Any, state: Any) -> None:
+    """Set the state of a lock of a class derived from Dask's, and have it lock across processes."""
+    lock.__setstate__(state)
+    lock.lock = SharedLock(lock.token)

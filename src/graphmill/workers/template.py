@@ -30,7 +30,7 @@ from typing import Any, Final, NoReturn
 from graphmill.errors import PoolError
 from graphmill.workers import leftovers
 from graphmill.workers.channel import DescriptorChannel
-from graphmill.workers.child import FAILURE, Child, Serve, flush_output
+from graphmill.workers.child import FAILURE, Child, Serve, flush_output, lead_group
 from graphmill.workers.messages import (
     Exited,
     Failed,
@@ -293,6 +293,7 @@ class Template:
             self._leave()
             return child
         os.close(descriptor)
+        lead_group(pid)  # so does the worker itself: whichever comes first
         self._children[pid] = worker
         self._control.send(Forked(worker, pid))
         return None
@@ -328,8 +329,8 @@ class Template:
         with contextlib.suppress(BlockingIOError):
             self._signals[0].recv(4096)
         for pid, worker in list(self._children.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
+            status = _reap(pid)
+            if status is not None:
                 del self._children[pid]
                 self._control.send(Exited(worker, pid, os.waitstatus_to_exitcode(status)))
 
@@ -358,6 +359,25 @@ class Template:
         if self._plan is not None and _orphaned(self._plan.parent, time.monotonic() + _ORPHAN_LIMIT):
             for path in self._guarded:
                 leftovers.remove(path, self._plan.parent)
+
+
+def _reap(pid: int) -> int | None:
+    """Take in how a worker has ended, and end what its tasks have left running; None if it lives."""
+    if hasattr(os, "waitid"):  # not on macOS before Python 3.13
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        _kill_group(pid)  # before it is reaped: until then, the number cannot be another's
+        return os.waitpid(pid, 0)[1]
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done:
+        _kill_group(pid)
+    return status if done else None
+
+
+def _kill_group(leader: int) -> None:
+    # Nobody is left in it; of those who are dead but not reaped, macOS says that one has no right to.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _orphaned(parent: int, deadline: float) -> bool:
