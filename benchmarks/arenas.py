@@ -2,7 +2,7 @@
 
 Each number stands beside what it replaces, measured in turn, so that a busy machine slows both.
 
-    python -m benchmarks.memory
+    python -m benchmarks.arenas
 """
 
 from __future__ import annotations
