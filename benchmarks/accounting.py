@@ -25,7 +25,7 @@ da: Any = dask.array
 
 #: What switches it off in `Engine`.
 SWITCH = "accounting"
-PAIRS = 15
+PAIRS = 9
 
 
 def accounting_costs(workers: int, pairs: int = PAIRS) -> Iterator[tuple[str, float]]:
@@ -51,15 +51,15 @@ def seconds(run: Callable[[Any], object], engine: Any) -> float:
 
 
 def blocks(engine: Any) -> object:
-    """Compute something of 36 blocks and their mirror images."""
-    x = da.random.default_rng(0).random((6_000, 6_000), chunks=1_000)
+    """Compute something of 16 blocks and their mirror images."""
+    x = da.random.default_rng(0).random((4_000, 4_000), chunks=1_000)
     return (x + x.T).sum().compute(scheduler=engine.get)
 
 
 def tiny(engine: Any) -> object:
-    """Run twenty thousand tasks that do nothing."""
-    dsk: dict[Any, Any] = {("x", i): (abs, -i) for i in range(20_000)}
-    dsk["sum"] = (sum, [("x", i) for i in range(20_000)])
+    """Run five thousand tasks that do nothing."""
+    dsk: dict[Any, Any] = {("x", i): (abs, -i) for i in range(5_000)}
+    dsk["sum"] = (sum, list(dsk))
     return engine.get(dsk, "sum")
 
 

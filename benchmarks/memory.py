@@ -4,7 +4,7 @@ Each run has a process of its own, and is watched with all processes that it sta
 run in a memory control group, where the system kills what exceeds it; where none can be made, it says so, and
 they run without. Every answer is checked. The figures that are wanted stand beside those found:
 
-- graphmill ends well in the group, with the right answer;
+- graphmill ends well in the group, with the right answer, and none of its processes is killed;
 - its peak is at most 1.05 of its memory limit;
 - with a limit of half the peak that it has without, it takes at most 1.5 times as long, or 2.5 times where
   blocks must be spilled;
@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,153 +32,16 @@ from benchmarks.accounting import SWITCH, accounting_costs
 from benchmarks.belady import optimum
 from benchmarks.cgroup import Group, NoGroup
 from benchmarks.demo import read_once
-from benchmarks.footprint import Memory, ProgramFailed, watch
 from benchmarks.run_workload import limits
-from benchmarks.trace import Event, read
+from benchmarks.watched import HEAD, MB, Bench, Ran, Setting, Wanted
 from benchmarks.workloads import WORKLOADS, Sizes, Workload
 
-MB = 10**6
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": MB, "GB": 10**9}
 
 #: What is wanted, at most.
 PEAK, SLOWER, SLOWER_SPILLING, SPILLED, ACCOUNTING = 1.05, 1.5, 2.5, 1.5, 0.02
 
-KILLED = -9
-
-#: Two tasks use two processors already, and QR of tall blocks takes ten times as long on more threads.
-ENVIRONMENT = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be measured."""
-
-    data: Path
-    sizes: Sizes
-    #: Bytes that the control group may take; None where there can be none.
-    group: int | None
-    workers: int
-    repeats: int
-    #: Seconds that one run may take.
-    time_limit: float
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a workload is run."""
-
-    scheduler: str
-    #: graphmill's limit, in bytes.
-    limit: int | None = None
-    #: Whether it runs in the control group.
-    grouped: bool = False
-
-    @property
-    def title(self) -> str:
-        """Say it in few words."""
-        limit = f", limit {self.limit / MB:.0f} MB" if self.limit else ""
-        return f"{self.scheduler}{limit}{', in the group' if self.grouped else ''}"
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of a run."""
-
-    workload: str
-    setting: Setting
-    #: What went wrong, or "right".
-    outcome: str
-    #: The time that the computation took, or all of it until it failed.
-    seconds: float
-    #: CPU time of all of it, in seconds: on a busy machine it says more. What was killed is not in it.
-    cpu: float
-    peak: Memory
-    #: How many processes the system killed in the group.
-    kills: int
-    #: The most that the group took, page cache included, in bytes.
-    group_peak: int | None
-    #: What the engine says of memory.
-    memory: dict[str, Any] | None
-    #: What happened, where it was recorded.
-    trace: list[Event] | None = None
-
-    @property
-    def right(self) -> bool:
-        """Whether it ended well."""
-        return self.outcome == "right"
-
-
-class Bench:
-    """Runs workloads, and prints what comes of each run.
-
-    Parameters
-    ----------
-    wanted : Wanted
-        How.
-    """
-
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-
-    def run(self, workload: Workload, setting: Setting, *, trace: bool = False) -> Ran:
-        """Run a workload in a process of its own, and check its answer."""
-        wanted = self._wanted
-        with ExitStack() as stack:
-            output = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="results-", dir=wanted.data))
-            )
-            record = output / "trace.jsonl" if trace else None
-            command = self._command(workload, setting, output, record)
-            group = None
-            if setting.grouped and wanted.group is not None:
-                group = stack.enter_context(Group.create(wanted.group))
-                command = group.command(command)
-            said: dict[str, Any] = {}
-            try:
-                footprint = watch(command, environment=ENVIRONMENT, time_limit=wanted.time_limit)
-            except ProgramFailed as error:
-                footprint = error.footprint
-                outcome = self._failure(error)
-            else:
-                said = json.loads(footprint.output.splitlines()[-1])
-                outcome = workload.mistake(output) or "right"
-            ran = Ran(
-                workload.name,
-                setting,
-                outcome,
-                said.get("seconds", footprint.seconds),
-                footprint.cpu,
-                footprint.peak,
-                group.kills if group else 0,
-                group.peak if group else None,
-                said.get("memory"),
-                read(record) if record is not None and record.exists() else None,
-            )
-        print(row(ran), flush=True)
-        return ran
-
-    def _command(self, workload: Workload, setting: Setting, output: Path, record: Path | None) -> list[str]:
-        wanted = self._wanted
-        command = [sys.executable, "-m", "benchmarks.run_workload", workload.name]
-        command += ["--scheduler", setting.scheduler, "--workers", str(wanted.workers)]
-        command += ["--sized-for", str(wanted.sizes.limit), "--data", str(wanted.data)]
-        command += ["--output", str(output)]
-        command += ["--small"] if wanted.sizes.small else []
-        command += ["--limit", str(setting.limit)] if setting.limit else []
-        command += ["--trace", str(record)] if record is not None else []
-        return command
-
-    def _failure(self, error: ProgramFailed) -> str:
-        if error.footprint.seconds > self._wanted.time_limit:
-            return f"not done after {self._wanted.time_limit:.0f} s"
-        if error.code == KILLED:
-            return "killed"
-        return (error.footprint.output.strip().splitlines() or [f"ended with {error.code}"])[-1]
-
-    def best(self, workload: Workload, *settings: Setting) -> list[Ran]:
-        """Run settings in turn, several times each; take the quickest of each that ended well."""
-        rounds = [[self.run(workload, setting) for setting in settings] for _ in range(self._wanted.repeats)]
-        return [min(runs, key=lambda ran: (not ran.right, ran.seconds)) for runs in zip(*rounds, strict=True)]
+NO_LIMIT = "engines take no memory limit yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,56 +93,55 @@ def measure(bench: Bench, workload: Workload, wanted: Wanted) -> Report:
 
 
 def judge(free: Ran, hard: Ran, half: Ran | None, wanted: Wanted) -> Iterator[Figure]:
-    """Work out the figures that are wanted of one workload."""
-    limit = wanted.sizes.limit
-    none = "" if limits() else "engines take no memory limit yet"
-    ended = "" if wanted.group is not None else "no control group here"
-    yield Figure("failed in the group", float(not hard.right), 0, ended)
-    yield Figure(
-        "peak / memory limit", hard.peak.total / limit if hard.right and limits() else None, PEAK, none
-    )
-    spilled = (hard.memory or {}).get("spilled")
-    if half is None:
-        yield Figure("time with half the peak / without a limit", None, SLOWER, none)
-    else:
-        must = hard.trace is not None and optimum(hard.trace, budget(free.peak.total // 2, hard)).spilled > 0
-        ratio = half.seconds / free.seconds if half.right else None
-        yield Figure(
-            "time with half the peak / without a limit",
-            ratio,
-            SLOWER_SPILLING if must else SLOWER,
-            "blocks must be spilled" if must else "",
-        )
-    if hard.trace is None or not hard.right:
-        yield Figure("bytes spilled / at least needed", None, SPILLED, "it did not end well")
-        return
-    least = optimum(hard.trace, budget(limit, hard)).spilled
+    """Work out the figures that are wanted of one workload.
+
+    Parameters
+    ----------
+    free, hard, half : Ran
+        Runs without limits, in the control group, and with half the peak that the first had; None where
+        engines have no limit.
+    wanted : Wanted
+        How they were run.
+    """
+    no_group = "" if wanted.group is not None else "no control group here"
+    yield Figure("processes killed or failed in the group", max(hard.kills, not hard.right), 0, no_group)
+    limited = [ran for ran in (hard, half) if ran is not None and ran.setting.limit and ran.right]
+    shares = [ran.peak.total / ran.setting.limit for ran in limited if ran.setting.limit]
+    yield Figure("peak / memory limit", max(shares, default=None), PEAK, "" if limits() else NO_LIMIT)
+    yield how_much_slower(free, hard, half)
+    yield how_much_spilled(hard, wanted.sizes)
+
+
+def how_much_slower(free: Ran, hard: Ran, half: Ran | None) -> Figure:
+    """Compare times with and without a limit."""
+    name = "time with half the peak / without a limit"
+    if half is None or half.setting.limit is None:
+        return Figure(name, None, SLOWER, NO_LIMIT)
+    if not half.right:
+        return Figure(name, None, SLOWER, half.outcome)
+    must = hard.trace is not None and optimum(hard.trace, budget(half.setting.limit, half)).spilled > 0
+    ratio = half.seconds / free.seconds
+    return Figure(name, ratio, SLOWER_SPILLING, "must spill") if must else Figure(name, ratio, SLOWER)
+
+
+def how_much_spilled(ran: Ran, sizes: Sizes) -> Figure:
+    """Compare what was spilled with what had to be."""
+    name = "bytes spilled / at least needed"
+    if not ran.right or ran.trace is None:
+        return Figure(name, None, SPILLED, ran.outcome)
+    least = optimum(ran.trace, budget(ran.setting.limit or sizes.limit, ran)).spilled
     needed = f"at least {least / MB:.0f} MB"
+    spilled = (ran.memory or {}).get("spilled")
     if spilled is None:
-        yield Figure("bytes spilled / at least needed", None, SPILLED, f"{needed}; the engine does not tell")
-    else:
-        # A run that need not spill may as well spill a block or two.
-        share = spilled / max(least, 2 * wanted.sizes.chunk)
-        yield Figure(
-            "bytes spilled / at least needed", share, SPILLED, f"{needed}, {spilled / MB:.0f} MB were"
-        )
+        return Figure(name, None, SPILLED, f"{needed}; the engine does not tell")
+    # A block or two do no harm where none would be needed.
+    share = spilled / max(least, 2 * sizes.chunk)
+    return Figure(name, share, SPILLED, f"{needed}; {spilled / MB:.0f} MB were")
 
 
 def budget(limit: int, ran: Ran) -> int:
     """Tell what a limit leaves for blocks, beside the private memory of processes."""
     return max(0, limit - ran.peak.private)
-
-
-def row(ran: Ran) -> str:
-    """Lay out one run."""
-    group = "" if ran.group_peak is None else f"{ran.group_peak / MB:9.0f}"
-    kills = f" ({ran.kills} killed)" if ran.kills else ""
-    parts = "".join(f"{part / MB:9.0f}" for part in (ran.peak.total, ran.peak.private, ran.peak.arenas))
-    times = f"{ran.seconds:8.1f}{ran.cpu:8.1f}"
-    return f"  {ran.setting.title:<42}{times}{parts}{group:>9}  {ran.outcome}{kills}"
-
-
-HEAD = f"  {'':<42}{'s':>8}{'CPU s':>8}{'peak MB':>9}{'private':>9}{'arenas':>9}{'group':>9}"
 
 
 def size(text: str) -> int:
