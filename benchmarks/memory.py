@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -199,6 +200,8 @@ def settle(given: argparse.Namespace) -> Wanted:
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, and print as it comes; 0 if no answer of graphmill's is wrong."""
     asked = arguments(given)
+    # Ended as by Ctrl-C, so that groups, results and what runs go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     wanted = settle(asked)
     names = asked.only or [*WORKLOADS, "accounting"]
     reports = [
