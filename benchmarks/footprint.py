@@ -1,8 +1,9 @@
 """How long a program takes, and how much memory it and all that it starts take together at most.
 
 Memory is what the machine has less of: private pages of every process of the tree (`Pss_Anon`, so that pages
-which forked processes share count once), and what the tree's arenas take in shared memory, which counts once
-however many processes map it. The page cache does not count. Linux only; elsewhere only time is measured.
+which forked processes share count once), and what arenas in shared memory take, of those that any of these
+processes has open; each counts once. The page cache does not count, nor do arenas in files on a disk. Linux
+only; elsewhere only time is measured.
 
 The watching process looks about twenty times a second. For an exact look the system walks all pages, which
 takes it milliseconds for each gigabyte, and holds up the watched program meanwhile. So that is only done when
@@ -12,18 +13,20 @@ looks take long.
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from math import inf
 from pathlib import Path
 
 PROC = Path("/proc")
-SHARED_MEMORY = Path("/dev/shm")  # where the system keeps it, not a place for temporary files
 
 #: Seconds from one look to the next, at least.
 INTERVAL = 0.05
@@ -36,7 +39,8 @@ PAGE = resource.getpagesize()
 #: Bytes that the counters may lag behind, in each process.
 SLACK = 4 << 20
 
-SEGMENT = re.compile(r"graphmill-(\d+)-\d+-\d+")
+#: An arena's file, in shared memory or in a folder; the system says so of one whose name is gone.
+ARENA = re.compile(r".*/graphmill-\d+-\d+-\d+(?: \(deleted\))?")
 PRIVATE = re.compile(rb"^Pss_Anon:\s+(\d+) kB", re.MULTILINE)
 
 #: What a process that has just ended answers to questions about it.
@@ -73,10 +77,19 @@ class Footprint:
     exact_looks: int
     #: CPU time that looking took, in seconds.
     looking: float
+    #: CPU time that it took itself, with all that it started and waited for, in seconds.
+    cpu: float
 
 
 class ProgramFailed(Exception):
     """A program that was watched ended with an error; says what it had printed."""
+
+    def __init__(self, message: str, code: int, footprint: Footprint) -> None:
+        super().__init__(message)
+        #: What it ended with: the number of a signal, negative, if that ended it.
+        self.code = code
+        #: What it took until then.
+        self.footprint = footprint
 
 
 def watch(
@@ -84,6 +97,7 @@ def watch(
     *,
     environment: Mapping[str, str] | None = None,
     tell: Callable[[float, Memory], None] | None = None,
+    time_limit: float = inf,
 ) -> Footprint:
     """Run a program to its end.
 
@@ -95,21 +109,26 @@ def watch(
         Its environment; by default that of this process.
     tell : callable, optional
         Called after each look with the seconds since the start and the peak so far.
+    time_limit : float, optional
+        Seconds after which it is ended; as long as it takes by default.
 
     Raises
     ------
     ProgramFailed
-        It ended with an error.
+        It ended with an error, or was ended.
     """
     lookout = Lookout()
     with tempfile.TemporaryFile() as output:
-        busy, start = time.process_time(), time.perf_counter()
+        busy, start, before_it = time.process_time(), time.perf_counter(), cpu_of_children()
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             while process.returncode is None:
                 before = time.perf_counter()
+                if before - start > time_limit:
+                    end(process)
+                    break
                 lookout.look(process.pid)
                 if tell is not None:
                     tell(before - start, lookout.peak)
@@ -121,9 +140,18 @@ def watch(
             end(process)
         output.seek(0)
         text = output.read().decode(errors="replace")
+    cpu = cpu_of_children() - before_it
+    footprint = Footprint(seconds, lookout.peak, text, lookout.looks, lookout.exact_looks, looking, cpu)
     if process.returncode:
-        raise ProgramFailed(f"{' '.join(command)} ended with {process.returncode} and said:\n{text}")
-    return Footprint(seconds, lookout.peak, text, lookout.looks, lookout.exact_looks, looking)
+        message = f"{' '.join(command)} ended with {process.returncode} and said:\n{text}"
+        raise ProgramFailed(message, process.returncode, footprint)
+    return footprint
+
+
+def cpu_of_children() -> float:
+    """Tell what all processes took that have been waited for, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -142,6 +170,8 @@ class Lookout:
     """Keeps the peak of a tree of processes."""
 
     peak: Memory = field(default_factory=Memory)
+    #: Devices whose files take memory.
+    in_memory: frozenset[int] = field(default_factory=lambda: frozenset(file_systems_in_memory()))
     #: How often it was looked at, and how often exactly.
     looks: int = 0
     exact_looks: int = 0
@@ -150,7 +180,7 @@ class Lookout:
         """Measure a process with all that descend from it, if that may be a new peak."""
         self.looks += 1
         processes = frozenset(tree(pid))
-        arenas = arenas_of(processes)
+        arenas = arenas_of(processes, self.in_memory)
         if arenas + sum(map(private_at_most, processes)) > self.peak.total:
             self.exact_looks += 1
             now = Memory(sum(map(private_memory, processes)), arenas)
@@ -189,13 +219,26 @@ def private_at_most(pid: int) -> int:
     return 0
 
 
-def arenas_of(processes: frozenset[int]) -> int:
-    """Count the bytes that segments of shared memory take which some processes have made."""
-    total = 0
+def arenas_of(processes: Iterable[int], devices: Collection[int]) -> int:
+    """Count the bytes of arenas that some processes have open, and that lie on some file systems."""
+    return sum(dict(chain.from_iterable(open_arenas(pid, devices) for pid in processes)).values())
+
+
+def open_arenas(pid: int, devices: Collection[int]) -> Iterator[tuple[tuple[int, int], int]]:
+    """Give the arenas that a process has open: what identifies each, and the bytes that it takes."""
     with suppress(*GONE):
-        for path in SHARED_MEMORY.iterdir():
-            name = SEGMENT.fullmatch(path.name)
-            if name and int(name[1]) in processes:
-                with suppress(*GONE):
-                    total += path.stat().st_blocks * 512
-    return total
+        for descriptor in (PROC / str(pid) / "fd").iterdir():
+            with suppress(*GONE):
+                if ARENA.fullmatch(str(descriptor.readlink())):
+                    status = descriptor.stat()
+                    if status.st_dev in devices:
+                        yield (status.st_dev, status.st_ino), status.st_blocks * 512
+
+
+def file_systems_in_memory() -> Iterator[int]:
+    """Give the devices of file systems whose files lie in memory."""
+    with suppress(FileNotFoundError):
+        for line in (PROC / "self" / "mountinfo").read_text().splitlines():
+            fields, _, rest = line.partition(" - ")
+            if rest.split()[0] == "tmpfs":
+                yield os.makedev(*map(int, fields.split()[2].split(":")))

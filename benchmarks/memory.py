@@ -1,245 +1,249 @@
-"""What shared memory costs: arrays born in an arena, ranges, claims, leases.
+"""What runs take under one memory limit for the machine: whether they end well, time, memory, and disk.
 
-Each number stands beside what it replaces, measured in turn, so that a busy machine slows both.
+Each run has a process of its own, and is watched with all processes that it starts. Those under a hard limit
+run in a memory control group, where the system kills what exceeds it; where none can be made, it says so, and
+they run without. Every answer is checked. The figures that are wanted stand beside those found:
 
-    python -m benchmarks.memory
+- graphmill ends well in the group, with the right answer, and none of its processes is killed;
+- its peak is at most 1.05 of its memory limit;
+- with a limit of half the peak that it has without, it takes at most 1.5 times as long, or 2.5 times where
+  blocks must be spilled;
+- it spills at most 1.5 times as much as what the order of its tasks makes necessary (`benchmarks.belady`);
+- where no limit is reached, keeping account of memory takes at most 2 % of the time.
+
+    python -m benchmarks.memory                                # all, on up to 4 GB each; takes half an hour
+    python -m benchmarks.memory --small --only svd anomaly     # an eighth of the size
+
+Data are made once, in the folder that ``--data`` names, and take 7 GB of disk there; results, up to 3 GB.
 """
 
 from __future__ import annotations
 
-import random
+import argparse
+import json
+import signal
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from benchmarks.accounting import SWITCH, accounting_costs
+from benchmarks.belady import optimum
+from benchmarks.cgroup import Group, NoGroup
+from benchmarks.demo import read_once
+from benchmarks.run_workload import limits
+from benchmarks.watched import HEAD, MB, Bench, Ran, Setting, Wanted
+from benchmarks.workloads import WORKLOADS, Sizes, Workload
 
-from graphmill.memory.arena import Arena
-from graphmill.memory.block import Extent
-from graphmill.memory.heap import Heap
-from graphmill.memory.lease import Reader
-from graphmill.memory.numpy_handler import NumpyHandler
-from graphmill.memory.ranges import Ranges
+UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": MB, "GB": 10**9}
 
-BLOCK = 32 << 20
-Array = NDArray[np.float64]
+#: What is wanted, at most.
+PEAK, SLOWER, SLOWER_SPILLING, SPILLED, ACCOUNTING = 1.05, 1.5, 2.5, 1.5, 0.02
 
-
-def seconds(function: Callable[..., Any], *arguments: Any, times: int = 1) -> float:
-    """Time a call, the mean of several in a row."""
-    start = time.perf_counter()
-    for _ in range(times):
-        function(*arguments)
-    return (time.perf_counter() - start) / times
+NO_LIMIT = "engines take no memory limit yet"
 
 
-def in_turn(*functions: Callable[[], float], repeats: int = 9) -> list[float]:
-    """Take the shortest of several measurements of each, made in turn."""
-    found = [[function() for function in functions] for _ in range(repeats)]
-    return [min(each) for each in zip(*found, strict=True)]
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One of the figures that are wanted."""
+
+    name: str
+    #: None where it cannot be had.
+    value: float | None
+    most: float
+    #: What it was worked out from, or why it is missing.
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Say whether it is as wanted."""
+        if self.value is None:
+            return "missing"
+        return "ok" if self.value <= self.most else "over"
+
+    def __str__(self) -> str:
+        value = "-" if self.value is None else f"{self.value:.3f}"
+        return f"  {self.name:<42}{value:>9}{self.most:>9.2f}  {self.verdict:<8}{self.why}".rstrip()
 
 
-def add_one(x: Array) -> None:
-    """Make an array, and let go of it."""
-    x + 1
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All of one workload."""
+
+    workload: str
+    title: str
+    runs: list[Ran]
+    figures: list[Figure]
 
 
-def empty_like(x: Array) -> None:
-    """Make an array as large as another one, and let go of it unused."""
-    np.empty(x.size)
+def measure(bench: Bench, workload: Workload, wanted: Wanted) -> Report:
+    """Run one workload in all settings."""
+    limit = wanted.sizes.limit if limits() else None
+    threads, free = bench.best(workload, Setting("threads"), Setting("graphmill"))
+    crowded = bench.run(workload, Setting("threads", grouped=True))
+    hard = bench.run(workload, Setting("graphmill", limit, grouped=True), trace=True)
+    runs = [threads, free, crowded, hard]
+    half = None
+    if limits() and free.right:
+        half, again = bench.best(workload, Setting("graphmill", free.peak.total // 2), Setting("graphmill"))
+        runs += [half, again]
+        free = min(free, again, key=lambda ran: (not ran.right, ran.seconds))
+    return Report(workload.name, workload.title, runs, list(judge(free, hard, half, wanted)))
 
 
-def fill(x: Array) -> None:
-    """Make an array of zeros as large as another one, touch every page, and let go of it."""
-    np.zeros(x.size)[::512] = 1
+def judge(free: Ran, hard: Ran, half: Ran | None, wanted: Wanted) -> Iterator[Figure]:
+    """Work out the figures that are wanted of one workload.
+
+    Parameters
+    ----------
+    free, hard, half : Ran
+        Runs without limits, in the control group, and with half the peak that the first had; None where
+        engines have no limit.
+    wanted : Wanted
+        How they were run.
+    """
+    no_group = "" if wanted.group is not None else "no control group here"
+    yield Figure("processes killed or failed in the group", max(hard.kills, not hard.right), 0, no_group)
+    limited = [ran for ran in (hard, half) if ran is not None and ran.setting.limit and ran.right]
+    shares = [ran.peak.total / ran.setting.limit for ran in limited if ran.setting.limit]
+    yield Figure("peak / memory limit", max(shares, default=None), PEAK, "" if limits() else NO_LIMIT)
+    yield how_much_slower(free, hard, half)
+    yield how_much_spilled(hard, wanted.sizes)
 
 
-class Births:
-    """Arrays of one block, made with and without the handler."""
-
-    def __init__(self, handler: NumpyHandler) -> None:
-        self.handler = handler
-        self.x = np.ones(BLOCK // 8)
-        self.out = np.ones(BLOCK // 8)
-
-    def copy(self) -> float:
-        """Copy into memory that was used before: the unit of measure."""
-        return seconds(np.copyto, self.out, self.x)
-
-    def add_default(self) -> float:
-        """Let the system's allocator find room for the result."""
-        return seconds(add_one, self.x)
-
-    def add_handler(self) -> float:
-        """Let the result be born in the arena."""
-        with self.handler:
-            return seconds(add_one, self.x)
-
-    def zeros_default(self) -> float:
-        """Make zeros, and touch them."""
-        return seconds(fill, self.x)
-
-    def zeros_handler(self) -> float:
-        """Do the same in the arena, whose memory has to be cleared."""
-        with self.handler:
-            return seconds(fill, self.x)
+def how_much_slower(free: Ran, hard: Ran, half: Ran | None) -> Figure:
+    """Compare times with and without a limit."""
+    name = "time with half the peak / without a limit"
+    if half is None or half.setting.limit is None:
+        return Figure(name, None, SLOWER, NO_LIMIT)
+    if not half.right:
+        return Figure(name, None, SLOWER, half.outcome)
+    must = hard.trace is not None and optimum(hard.trace, budget(half.setting.limit, half)).spilled > 0
+    ratio = half.seconds / free.seconds
+    return Figure(name, ratio, SLOWER_SPILLING, "must spill") if must else Figure(name, ratio, SLOWER)
 
 
-def births(handler: NumpyHandler) -> None:
-    """Compare arrays born in the arena with others."""
-    each = Births(handler)
-    copy, *others = in_turn(
-        each.copy, each.add_default, each.add_handler, each.zeros_default, each.zeros_handler
+def how_much_spilled(ran: Ran, sizes: Sizes) -> Figure:
+    """Compare what was spilled with what had to be."""
+    name = "bytes spilled / at least needed"
+    if not ran.right or ran.trace is None:
+        return Figure(name, None, SPILLED, ran.outcome)
+    least = optimum(ran.trace, budget(ran.setting.limit or sizes.limit, ran)).spilled
+    needed = f"at least {least / MB:.0f} MB"
+    spilled = (ran.memory or {}).get("spilled")
+    if spilled is None:
+        return Figure(name, None, SPILLED, f"{needed}; the engine does not tell")
+    # A block or two do no harm where none would be needed.
+    share = spilled / max(least, 2 * sizes.chunk)
+    return Figure(name, share, SPILLED, f"{needed}; {spilled / MB:.0f} MB were")
+
+
+def budget(limit: int, ran: Ran) -> int:
+    """Tell what a limit leaves for blocks, beside the private memory of processes."""
+    return max(0, limit - ran.peak.private)
+
+
+def size(text: str) -> int:
+    """Read a number of bytes, such as 800MB."""
+    number = text.rstrip("kMGB")
+    try:
+        return int(float(number) * UNITS[text[len(number) :].strip()])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text} is no size; 800MB is one") from None
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ("x + 1, default", "x + 1, in the arena", "zeros, default", "zeros, in the arena")
-    print(f"32 MB; copying it into used memory takes {copy * 1e3:.1f} ms")
-    for name, found in zip(names, others, strict=True):
-        print(f"  {name:<24}{found / copy:6.2f} x")
+    parser.add_argument("--only", nargs="+", choices=[*WORKLOADS, "accounting"], help="some of it")
+    parser.add_argument("--limit", type=size, help="graphmill's limit (default: 800MB; 500MB if small)")
+    parser.add_argument("--cgroup", type=size, help="that of the group (default: 1GB; 600MB if small)")
+    parser.add_argument("--small", action="store_true", help="an eighth of the size")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="runs of which the quickest counts, where timed"
+    )
+    parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for each run")
+    parser.add_argument("--data", type=Path, help="folder of the data (default: one in the temporary folder)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into a file too")
+    return parser.parse_args(given)
 
 
-def calls(handler: NumpyHandler) -> None:
-    """Compare what an array costs that hardly has any data."""
-    for name, function in (("np.empty", empty_like), ("x + 1", add_one)):
-        print(f"one {name}")
-        for size in (10, 1000, 8000, 9000):
-            x = np.ones(size)
-
-            def default(function: Callable[[Array], None] = function, x: Array = x) -> float:
-                return seconds(function, x, times=5_000)
-
-            def switched_on(function: Callable[[Array], None] = function, x: Array = x) -> float:
-                with handler:
-                    return seconds(function, x, times=5_000)
-
-            off, on = in_turn(default, switched_on)
-            print(f"  {8 * size:>6} bytes{off * 1e6:9.2f} µs off{on * 1e6:7.2f} µs on{on / off:7.2f} x")
+def grouped(limit: int) -> int | None:
+    """Give the limit of the control group if there can be one; say so if not."""
+    try:
+        Group.create(limit).close()
+    except NoGroup as error:
+        print(f"No memory control group can be made ({error}): nothing is killed.")
+        return None
+    return limit
 
 
-class Churn:
-    """Frees a range and allocates one of another size, at random, with a given number of them live."""
-
-    def __init__(self, count: int) -> None:
-        draw = random.Random(0)
-        self.ranges = Ranges(1 << 44)
-        self.sizes = [draw.randrange(1 << 16, 1 << 26) for _ in range(4096)]
-        self.live = [self.ranges.allocate(size) for size in draw.choices(self.sizes, k=count)]
-        self.victims = draw.choices(range(count), k=20_000)
-        self.news = draw.choices(self.sizes, k=20_000)
-        for _ in range(max(1, count // 10_000)):
-            self.run()
-
-    def run(self) -> None:
-        """Do it twenty thousand times."""
-        ranges, live = self.ranges, self.live
-        for victim, size in zip(self.victims, self.news, strict=True):
-            ranges.free(live[victim].offset, live[victim].length)
-            live[victim] = ranges.allocate(size)
-
-    def time(self) -> float:
-        """Time one pair."""
-        return seconds(self.run) / len(self.news)
+def settle(given: argparse.Namespace) -> Wanted:
+    """Fill in what was not said."""
+    small = given.small
+    limit = given.limit or (500 * MB if small else 800 * MB)
+    group = given.cgroup or (600 * MB if small else 1000 * MB)
+    data = given.data or Path(tempfile.gettempdir(), "graphmill-benchmark-data")
+    data.mkdir(parents=True, exist_ok=True)
+    return Wanted(
+        data.absolute(), Sizes(limit, small), grouped(group), given.workers, given.repeats, given.time_limit
+    )
 
 
-def churn() -> None:
-    """Show how the cost of a range grows with the number of live ones."""
-    counts = (100, 10_000, 100_000)
-    found = in_turn(*(Churn(count).time for count in counts), repeats=3)
-    print("free and allocate a range")
-    for count, each in zip(counts, found, strict=True):
-        print(f"  with {count:>7,} live{each * 1e6:9.2f} µs{each / found[0]:7.2f} x")
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure, and print as it comes; 0 if no answer of graphmill's is wrong."""
+    asked = arguments(given)
+    # Ended as by Ctrl-C, so that groups, results and what runs go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wanted = settle(asked)
+    names = asked.only or [*WORKLOADS, "accounting"]
+    reports = [
+        measured(WORKLOADS[name](wanted.sizes, wanted.data), wanted) for name in names if name in WORKLOADS
+    ]
+    if "accounting" in names:
+        reports.append(Report("accounting", "no limit reached", [], list(accounting(wanted.workers))))
+        show_figures(reports[-1])
+    if asked.json:
+        asked.json.write_text(json.dumps([record(report) for report in reports], indent=1))
+    runs = [ran for report in reports for ran in report.runs if ran.setting.scheduler == "graphmill"]
+    return 0 if all(ran.right for ran in runs) else 1
 
 
-class Blocks:
-    """Publishing and reading of one block."""
-
-    def __init__(self, heap: Heap, reader: Reader, handler: NumpyHandler) -> None:
-        self.heap, self.reader, self.handler = heap, reader, handler
-        self.data = np.ones(BLOCK // 8)
-        self.extent = heap.copy_in(self.data)
-
-    def publish_copy(self) -> float:
-        """Copy a result that lies elsewhere."""
-        start = time.perf_counter()
-        extent = self.heap.copy_in(self.data)
-        return self.done(start, extent)
-
-    def publish_in_place(self) -> float:
-        """Publish a result that was born in the arena."""
-        with self.handler:
-            result = self.data + 1
-        start = time.perf_counter()
-        claim = self.heap.claim(result.__array_interface__["data"][0], result.nbytes)
-        assert claim is not None
-        del result
-        return self.done(start, self.heap.settle(claim))
-
-    def done(self, start: float, extent: Extent) -> float:
-        """Stop the clock, and give the block back."""
-        found = time.perf_counter() - start
-        self.heap.give_back(extent.id, extent.length)
-        return found
-
-    def read(self) -> float:
-        """Look at a block, and let go of it unread."""
-        return seconds(self.reader.view, self.extent)
-
-    def read_and_sum(self) -> float:
-        """Look at a block and add it up."""
-        return seconds(self.add_up)
-
-    def add_up(self) -> None:
-        """Add up one block, as a task does, and forget it."""
-        self.reader.view(self.extent).view(np.float64).sum()
-        self.reader.drop_dirty(self.extent.id)
-
-    def sum_here(self) -> float:
-        """Add up an array of this process's own."""
-        return seconds(self.data.sum)
-
-    def change(self) -> float:
-        """Change one number in each page of a block, and have it all dropped again."""
-        return seconds(self.change_all)
-
-    def change_all(self) -> None:
-        """Change a block as a task does, and forget it."""
-        self.reader.view(self.extent)[::4096] = 2
-        self.reader.drop_dirty(self.extent.id)
+def measured(workload: Workload, wanted: Wanted) -> Report:
+    """Make data, run one workload in all settings, and print what comes of it meanwhile."""
+    print(f"\n{workload.name}: {workload.title}", flush=True)
+    read_once(workload.make())
+    print(HEAD, flush=True)
+    report = measure(Bench(wanted), workload, wanted)
+    show_figures(report)
+    return report
 
 
-def blocks(heap: Heap, reader: Reader, handler: NumpyHandler) -> None:
-    """Show what handing a block on costs."""
-    each = Blocks(heap, reader, handler)
-    calm = (each.publish_copy, each.publish_in_place, each.read, each.read_and_sum, each.sum_here)
-    found = in_turn(*calm)
-    found += in_turn(each.change)  # by itself: whoever reads next has to map the pages again
-    print("a block of 32 MB")
-    for function, value in zip((*calm, each.change), found, strict=True):
-        print(f"  {function.__name__.replace('_', ' '):<24}{value * 1e3:8.3f} ms")
-    small = heap.copy_in(bytes(1 << 16))
-
-    def look() -> float:
-        return seconds(reader.view, small, times=1000)
-
-    print(f"a view of a block of 64 KB{in_turn(look)[0] * 1e6:7.1f} µs, with all that its end takes")
+def show_figures(report: Report) -> None:
+    """Print what was found beside what is wanted."""
+    print(f"  {report.workload:<42}{'found':>9}{'wanted':>9}", *report.figures, sep="\n", flush=True)
 
 
-def main() -> int:
-    """Run all of it."""
-    with Arena.create(0, 1 << 40) as arena:
-        heap, reader = Heap(arena), Reader({0: arena})
-        handler = NumpyHandler.create(heap)
-        if handler is None:
-            print("this NumPy takes no handler, or graphmill was built without a compiler")
-            return 1
-        births(handler)
-        calls(handler)
-        churn()
-        blocks(heap, reader, handler)
-        handler.close()
-        reader.close()
-    return 0
+def record(report: Report) -> dict[str, Any]:
+    """Turn a report into plain data, without traces."""
+    runs = [replace(ran, trace=None) for ran in report.runs]
+    return asdict(replace(report, runs=runs))
+
+
+def accounting(workers: int) -> Iterator[Figure]:
+    """Work out what keeping account costs."""
+    costs = list(accounting_costs(workers))
+    if not costs:
+        yield Figure("cost of keeping account", None, ACCOUNTING, f"engines have no switch {SWITCH!r} yet")
+    for name, cost in costs:
+        yield Figure(f"cost of keeping account, {name}", cost, ACCOUNTING)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.footprint import PROC, ProgramFailed, watch
+from benchmarks.footprint import PROC, ProgramFailed, file_systems_in_memory, watch
 
 MB = 1 << 20
 
@@ -107,6 +107,49 @@ def test_arenas_count_once_and_only_if_they_belong_to_the_program(seen_holding):
         """
     )
     assert found.peak.arenas == 20 * MB
+
+
+ARENA = f"""
+from pathlib import Path
+from graphmill.memory.arena import Arena
+def filled(folder=None):
+    arena = Arena.create(0, {1000 * MB}, folder)
+    arena.reserve(0, {20 * MB})
+    return arena
+"""
+
+
+@linux
+def test_arenas_count_for_as_long_as_they_are_open_somewhere(seen_holding):
+    found = seen_holding(
+        f"""{ARENA}
+first, second = filled(), filled()
+first.handle.unlink()  # as it goes on when whoever made it has died
+child = os.fork()
+if not child:
+    hold(path)
+    os._exit(0)
+second.close()
+os.waitpid(child, 0)
+        """
+    )
+    assert found.peak.arenas == 40 * MB
+
+
+@linux
+def test_arenas_in_files_on_a_disk_do_not_count(seen_holding, tmp_path):
+    if tmp_path.stat().st_dev in set(file_systems_in_memory()):
+        pytest.skip("the folder for temporary files lies in memory")
+    found = seen_holding(f"{ARENA}\nwith filled(Path({str(tmp_path)!r})):\n    hold(path)")
+    assert found.peak.arenas == 0
+    assert found.peak.private < 200 * MB
+
+
+def test_what_takes_too_long_is_ended():
+    with pytest.raises(ProgramFailed, match="said:\nhere") as failed:
+        watched("print('here', flush=True); import time; time.sleep(600)", time_limit=2)
+    assert failed.value.code < 0
+    assert failed.value.footprint.seconds < 60
 
 
 def test_output_comes_with_the_result():
