@@ -225,7 +225,7 @@ class ApplyExecutor:
             return
         self.tells_errors = "error_callback" in parameters
 
-    def submit(self, key: Key, task: Any, values: dict[Key, Any], need: int | None) -> None:  # noqa: ARG002
+    def submit(self, key: Key, task: Any, values: dict[Key, Any], allowance: int | None) -> None:  # noqa: ARG002
         """Have a task run."""
         args = (
             told.get(),

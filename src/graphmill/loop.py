@@ -53,7 +53,7 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many tasks may be under way at first; later changes are told by `SlotsChanged`."""
 
-    def submit(self, key: Key, task: Node, values: dict[Key, Any], need: int | None) -> None:
+    def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
         """Take on a task.
 
         Parameters
@@ -64,8 +64,8 @@ class Executor(Protocol):
             What to run.
         values
             Its inputs, as the executor gave them, or as the graph or the cache had them.
-        need
-            Bytes that it is expected to take besides its inputs; None where the plan sets no limit to memory.
+        allowance
+            Bytes that it may take besides its inputs; None where the plan sets no limit to memory.
         """
 
     def spill(self, key: Key, value: Any) -> None:
@@ -279,7 +279,7 @@ class _Drive:
                     function(key, self.dsk, state)
                 cache = state.cache
                 values = {dep: cache[dep] for dep in state.dependencies[key]}
-                executor.submit(key, self.graph.tasks[key], values, command.need)
+                executor.submit(key, self.graph.tasks[key], values, command.allowance)
             elif type(command) is Spill:
                 executor.spill(command.key, command.value)
             elif type(command) is Release:

@@ -39,7 +39,7 @@ class Bench:
     #: What the loop said, in order.
     heard: list = field(default_factory=list)
 
-    def submit(self, key, task, values, need):
+    def submit(self, key, task, values, allowance):
         self.heard.append(("submit", key))
         self.submitted.append((key, task, values))
 

@@ -108,10 +108,6 @@ class Limit:
         """Bytes of pages that are kept for use; those that a worker was not told of yet count once."""
         return max(self._blocks.warm, self._crew.warm)
 
-    def allowance(self, need: int, share: int) -> int:
-        """Tell what a job may take that needs so much: of what is left, one part in so many on top of it."""
-        return need + max(0, self.free - need) // share
-
     def keep_warm_or_not(self) -> None:
         """Have idle pages given back while memory is short."""
         short = self.free * _SHORT < self.nbytes * (2 if self._is_short else 1)

@@ -57,8 +57,8 @@ class _Task:
     key: Key
     node: Node
     values: dict[Key, Any]
-    #: Bytes that it is expected to take.
-    need: int
+    #: Bytes that it may take.
+    allowance: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,9 @@ class Run:
         limit.keep_warm_or_not()
         return RoomChanged(limit.free, limit.capacity, self._budget.peak > limit.capacity)
 
-    def submit(self, key: Key, task: Node, values: dict[Key, Any], need: int | None) -> None:
+    def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
         """Take on a task."""
-        self._submitted.append(_Task(key, task, values, need or 0))
+        self._submitted.append(_Task(key, task, values, allowance or 0))
 
     def spill(self, key: Key, value: Any) -> None:  # noqa: ARG002 - the protocol's
         """Have a value moved to disk, if it is one that tasks gave."""
@@ -218,9 +218,8 @@ class Run:
                 if id(value) in self._held:
                     self._engine.blocks.spill(value)
             for task in submitted:
-                self._given[task.key] = task.need
-                self._engine.limit.given += task.need
-            for task in submitted:
+                self._given[task.key] = task.allowance
+                self._engine.limit.given += task.allowance
                 self._begin(task)
             self._engine.crew.flush()
 
@@ -308,15 +307,14 @@ class Run:
             inputs.append((key, Shipped(encoded.payload, encoded.extents)))
             extents += encoded.extents
         number = self._engine.numbers.next()
-        limit, blocks = self._engine.limit, self._engine.blocks
-        limit.read_back += blocks.bytes_on_disk(extents)
+        self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
         expected = self._engine.estimates.seconds(task.key)
         job = Job(
             number,
             Shipped(node.payload, node.extents),
             tuple(inputs),
             expected < QUICK,
-            limit.allowance(task.need, self._limit),
+            task.allowance,
         )
         return Flight(self, job, functions, self._shipper.packed, expected, extents, (task, node))
 

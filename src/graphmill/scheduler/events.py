@@ -112,8 +112,8 @@ class Run:
 
     #: The task.
     key: Key
-    #: Bytes that it is expected to take besides its inputs; None where there is no limit.
-    need: int | None = None
+    #: Bytes that it may take besides its inputs; None where there is no limit.
+    allowance: int | None = None
 
 
 @dataclass(slots=True, unsafe_hash=True)

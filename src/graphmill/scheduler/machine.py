@@ -193,15 +193,14 @@ class Scheduler:
                 key = self._make_room(commands)
             if key is NO_TASK:
                 return
-            need = None
-            if isinstance(ready, AdmissionQueue) and self.room.free is not None:
-                need = ready.need(key)
-                self.room.start(key, need)
+            allowance = None
+            if isinstance(ready, AdmissionQueue):
+                allowance = self.room.start(key, ready.need(key), slots)
             running.add(key)
             if ledger is not None:
                 ledger.start(key)
             self._taken += self._share(key)
-            commands.append(Run(key, need))
+            commands.append(Run(key, allowance))
 
     def _make_room(self, commands: list[Command]) -> Key:
         """Have values moved to disk for the task that should run next; return it if it may run then."""

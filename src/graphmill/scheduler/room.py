@@ -41,7 +41,7 @@ class Room:
     spills: bool = False
     #: Values that are on disk.
     on_disk: set[Key] = field(default_factory=set)
-    #: What each running task was given.
+    #: What each running task may take.
     given: dict[Key, int] = field(default_factory=dict)
     #: What tasks need that have failed for want of memory.
     found: dict[Key, int] = field(default_factory=dict)
@@ -62,11 +62,19 @@ class Room:
         """Say whether a task may start."""
         return self.free is None or need <= self.free
 
-    def start(self, key: Key, need: int) -> None:
-        """Take what a task needs."""
-        if self.free is not None:
-            self.given[key] = need
-            self.free -= need
+    def start(self, key: Key, need: int, slots: int) -> int | None:
+        """Set aside what a task may take; None where there is no limit.
+
+        That is what it needs, as far as that is known, and its part of what as many such tasks as can run
+        would leave. If there is too little, it must be the only one that runs.
+        """
+        if self.free is None:
+            return None
+        spare = max(0, self.free - need * slots) // max(1, slots)
+        given = need + spare if need <= self.free else max(self.free, min(need, self.capacity))
+        self.given[key] = given
+        self.free -= given
+        return given
 
     def end(self, key: Key, nbytes: int) -> None:
         """Take back what a task was given, but for its output."""

@@ -7,6 +7,7 @@ the rest is used again.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -32,6 +33,9 @@ from graphmill.workers.child import WorkerChannel
 from graphmill.workers.warned import WarningLog
 from graphmill.workers.work import Begin, Job, Report, Shipped, Work
 
+#: Where nothing is to be kept, the C library is asked to give back what is free once the process has
+#: grown by so many bytes.
+_WORTH_TRIMMING = 4 << 20
 #: Seconds after which reports are sent, though more jobs are at hand, and messages are looked for.
 _PAUSE = 0.001
 
@@ -134,6 +138,8 @@ class Worker:
         if work.warm_limit is not None:
             self._warm_limit = work.warm_limit
             self._keep_to_limit()
+            if not work.warm_limit:
+                trim_allocator()
         shipped.add_functions(work.functions)
         shipped.forget_functions(work.forgotten)
         self._cancelled.update(work.cancelled)
@@ -156,9 +162,7 @@ class Worker:
         if pinned or unpinned:
             self._pinned = alive
         if not job.quick:
-            private = private_bytes(self._pid)
-            report = report._replace(taken=report.taken + max(0, private - self._private))
-            self._private = private
+            report = report._replace(taken=report.taken + self._count_private())
         self._keep_to_limit()
         failure = None if self._handler is None else self._handler.take_failure()
         if failure is not None:
@@ -223,6 +227,16 @@ class Worker:
         """End a process that a task has forked and that comes back: a channel has one worker."""
         if os.getpid() != self._pid:
             os._exit(code if isinstance(code, int) else int(code is not None))
+
+    def _count_private(self) -> int:
+        """Count by how many bytes the process's own memory has grown, and give back what is free of it."""
+        private = private_bytes(self._pid)
+        grown = max(0, private - self._private)
+        if not self._warm_limit and grown >= _WORTH_TRIMMING:
+            trim_allocator()
+            private = private_bytes(self._pid)
+        self._private = private
+        return grown
 
     def _keep_to_limit(self) -> None:
         heap = self._heap
@@ -291,6 +305,13 @@ def _follow(settings: bytes) -> None:
     config: Any = importlib.import_module("dask.config")
     config.config.clear()
     config.config.update(pickle.loads(settings), scheduler="synchronous")  # noqa: S301 - from the engine
+
+
+def trim_allocator() -> None:
+    """Have the C library's allocator give memory that is free to the system, where it can be asked to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _own_frames_off(tb: TracebackType | None) -> TracebackType | None:

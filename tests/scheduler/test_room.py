@@ -1,0 +1,299 @@
+"""Memory under a limit: what is started, what goes to disk, and that it always goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphmill.graph import read_graph
+from graphmill.order import order_graph
+from graphmill.scheduler import Options, Scheduler, Selection
+from graphmill.scheduler.estimates import AHEAD, QUICK, UNKNOWN, Estimates
+from graphmill.scheduler.events import (
+    Abort,
+    Release,
+    RoomChanged,
+    Run,
+    SlotsChanged,
+    Spill,
+    TaskFinished,
+    TaskTooBig,
+)
+from graphmill.scheduler.room import Room
+from graphmill.scheduler.state import start_state
+
+MANY = settings(max_examples=300, deadline=None)
+MB = 1 << 20
+
+
+def task(*_):
+    """Stand for a task; it is never run."""
+
+
+# ---- estimates
+
+
+def test_tasks_are_expected_to_be_like_others_of_their_layer():
+    estimates = Estimates()
+    assert estimates.nbytes(("x-1", 0)) is None
+    assert estimates.taken(("x-1", 0)) is None
+    assert estimates.learn(("x-1", 0), 0.5, 8 * MB, 9 * MB)
+    assert not estimates.learn(("x-1", 1), 0.5, 8 * MB, 9 * MB)
+    assert estimates.nbytes(("x-1", 2)) == 8 * MB
+    assert estimates.taken(("x-1", 2)) == 9 * MB
+    assert estimates.nbytes(("x-2", 0)) is None, "another array may be of any size"
+    assert estimates.seconds(("x-2", 0)) == 0.5
+    assert estimates.seconds("y-3") == UNKNOWN
+
+
+def test_keys_that_are_strings_are_alike_if_their_names_are():
+    estimates = Estimates()
+    estimates.learn("load-1f", 0.1, MB, MB)
+    assert estimates.nbytes("load-2e") == MB
+
+
+def test_a_large_output_is_remembered_longer_than_a_small_one():
+    estimates = Estimates()
+    estimates.learn(("x", 0), nbytes=8 * MB)
+    assert not estimates.learn(("x", 1), nbytes=7 * MB)
+    assert 7 * MB < estimates.nbytes(("x", 2)) < 8 * MB
+    assert estimates.learn(("x", 2), nbytes=80 * MB)
+    assert estimates.nbytes(("x", 2)) == 80 * MB
+
+
+def test_tiny_outputs_weigh_nothing():
+    estimates = Estimates()
+    assert not estimates.learn(("x", 0), nbytes=28)
+    assert estimates.nbytes(("x", 1)) == 0
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(1.0, 1.0), (QUICK, 1.0), (AHEAD / 4, 0.25), (0.0, 1 / 64)])
+def test_a_quick_task_takes_a_part_of_a_worker(seconds, share):
+    estimates = Estimates()
+    estimates.learn("x", seconds)
+    assert estimates.share("x") == share
+
+
+# ---- the limit
+
+
+@dataclass(slots=True)
+class World:
+    """Workers with so much memory, and tasks that take what they take."""
+
+    scheduler: Scheduler
+    #: For each layer, the bytes of outputs, and what its tasks take besides inputs.
+    outputs: list
+    taken: list
+    limit: int
+    slots: int
+    spills: bool
+    held: dict = field(default_factory=dict)
+    on_disk: set = field(default_factory=set)
+    #: For each running task, what it may take.
+    running: dict = field(default_factory=dict)
+    error: BaseException | None = None
+    spilled: int = 0
+
+    def resident(self):
+        return sum(nbytes for key, nbytes in self.held.items() if key not in self.on_disk)
+
+    def free(self):
+        return self.limit - self.resident() - sum(self.running.values())
+
+    def takes(self, key):
+        return self.taken[key[0]]
+
+    def tell(self, event):
+        for command in self.scheduler.handle(event):
+            if isinstance(command, Run):
+                self.start(command)
+            elif isinstance(command, Spill):
+                assert command.key in self.held
+                assert command.key not in self.on_disk
+                assert not any(command.key in self.scheduler.state.dependencies[key] for key in self.running)
+                self.on_disk.add(command.key)
+                self.spilled += self.held[command.key]
+            elif isinstance(command, Release):
+                del self.held[command.key]
+                self.on_disk.discard(command.key)
+            elif isinstance(command, Abort):
+                self.error = command.error
+        self.check()
+
+    def start(self, command):
+        alone = not self.running
+        self.running[command.key] = command.allowance
+        if self.free() < 0:
+            assert alone, "a task was started that there is no room for, beside others"
+            in_use = self.scheduler.state.dependencies[command.key]
+            assert all(key in self.on_disk or key in in_use for key in self.held), (
+                "something could have moved"
+            )
+
+    def check(self):
+        in_use = sum(min(may, self.takes(key)) for key, may in self.running.items())
+        assert self.resident() + in_use <= self.limit or len(self.running) == 1
+
+    def tell_room(self):
+        self.tell(RoomChanged(self.free(), self.limit, self.spills))
+
+    def end(self, key):
+        may = self.running.pop(key)
+        takes = self.takes(key)
+        if takes > may:
+            self.tell(TaskTooBig(key, takes, MemoryError(key)))
+        else:
+            nbytes = self.outputs[key[0]]
+            self.held[key] = nbytes
+            self.tell(TaskFinished(key, "a value", nbytes, taken=takes))
+        self.tell_room()
+
+
+@st.composite
+def worlds(draw):
+    layers = draw(st.integers(1, 5))
+    width = draw(st.integers(1, 6))
+    outputs = draw(st.lists(st.integers(1, 40), min_size=layers, max_size=layers))
+    scratch = draw(st.lists(st.integers(0, 20), min_size=layers, max_size=layers))
+    dsk = {}
+    for layer in range(layers):
+        for i in range(width):
+            deps = draw(st.sets(st.integers(0, width - 1), max_size=3)) if layer else set()
+            dsk[layer, i] = (task, *[(layer - 1, dep) for dep in sorted(deps)])
+    results = [(layers - 1, i) for i in range(width)]
+    graph = read_graph(dsk, results)
+    slots = draw(st.integers(1, 3))
+    limit = draw(st.integers(1, 200)) * MB
+    spills = draw(st.booleans())
+    room = RoomChanged(limit, limit, spills)
+    options = Options(Selection.PRIORITY, estimates=Estimates(), room=room)
+    priority = order_graph(graph, results=results).priorities.__getitem__
+    scheduler = Scheduler(graph, results, priority, {}, options)
+    outputs = [nbytes * MB for nbytes in outputs]
+    taken = [nbytes + more * MB for nbytes, more in zip(outputs, scratch, strict=True)]
+    return World(scheduler, outputs, taken, limit, slots, spills), draw(st.randoms(use_true_random=False))
+
+
+@MANY
+@given(worlds())
+def test_the_limit_holds_and_every_run_ends(case):
+    world, random = case
+    world.tell(SlotsChanged(world.slots))
+    steps = 0
+    while not world.scheduler.done:
+        assert world.running, "nothing runs, and nothing is done"
+        world.end(random.choice(sorted(world.running)))
+        steps += 1
+        assert steps < 40 * len(world.scheduler.state.dependencies), "it goes on for ever"
+    largest = max(world.taken[layer] for layer, _ in world.scheduler.state.dependencies)
+    if world.error is None:
+        assert set(world.held) == world.scheduler.results
+    else:
+        assert largest > world.limit
+    if largest <= world.limit:
+        assert world.error is None
+
+
+def make(dsk, results, *, limit, outputs, taken=None, slots=1, spills=False):
+    graph = read_graph(dsk, results)
+    room = RoomChanged(limit * MB, limit * MB, spills)
+    options = Options(Selection.PRIORITY, estimates=Estimates(), room=room)
+    priority = order_graph(graph, results=results).priorities.__getitem__
+    scheduler = Scheduler(graph, results, priority, {}, options)
+    outputs = [nbytes * MB for nbytes in outputs]
+    taken = outputs if taken is None else [nbytes * MB for nbytes in taken]
+    return World(scheduler, outputs, taken, limit * MB, slots, spills)
+
+
+def run(world):
+    world.tell(SlotsChanged(world.slots))
+    while world.running:
+        world.end(min(world.running))
+    return world
+
+
+def all_held_for_one(count):
+    dsk = {(0, i): (task, i) for i in range(count)}
+    dsk[1, 0] = (task, *[(0, i) for i in range(count)])
+    return dsk
+
+
+def test_nothing_goes_to_disk_while_there_is_room():
+    world = run(make(all_held_for_one(9), [(1, 0)], limit=100, outputs=[10, 10]))
+    assert world.spilled == 0
+
+
+def test_what_does_not_fit_goes_to_disk_and_little_more():
+    world = run(make(all_held_for_one(20), [(1, 0)], limit=100, outputs=[10, 10]))
+    assert world.error is None
+    assert 110 * MB <= world.spilled <= 130 * MB
+
+
+def room_with(*, free, running=()):
+    """Make a room in which four values lie, the first of which is used next, and a result."""
+    cache = {("x", i): "a value" for i in range(4)} | {"result": "a value"}
+    graph = read_graph(
+        {("use", i): (task, ("x", i)) for i in range(4)} | {("x", i): (task,) for i in range(4)}, cache=cache
+    )
+    priority = {("use", i): i for i in range(4)}.__getitem__
+    state = start_state(graph, cache, priority)
+    state.running.update(running)
+    return Room(Estimates(), priority, {"result"}, free, 32 * MB), state
+
+
+SIZES = dict.fromkeys([("x", 0), ("x", 1), ("x", 2), ("x", 3), "result"], 10 * MB)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "running", "chosen"),
+    [
+        (5, (), []),
+        (10, (), ["result"]),
+        (20, (), ["result", ("x", 3)]),
+        (20, [("use", 3)], ["result", ("x", 2)]),
+        (99, (), ["result", ("x", 3), ("x", 2), ("x", 1), ("x", 0)]),
+        (99, [("use", 1), ("use", 2)], ["result", ("x", 3), ("x", 0)]),
+    ],
+)
+def test_what_is_used_last_goes_first(wanted, running, chosen):
+    room, state = room_with(free=8 * MB, running=running)
+    assert room.victims(wanted * MB, ("use", 0), SIZES, state) == chosen
+
+
+def test_what_is_on_disk_or_small_does_not_go():
+    room, state = room_with(free=0)
+    room.spill(("x", 3), 10 * MB)
+    sizes = SIZES | {"result": 1000}
+    assert room.victims(99 * MB, ("use", 0), sizes, state) == [("x", 2), ("x", 1), ("x", 0)]
+
+
+def test_a_task_that_cannot_fit_fails_with_what_the_driver_says():
+    world = run(make({(0, 0): (task,), (1, 0): (task, (0, 0))}, [(1, 0)], limit=20, outputs=[5, 30]))
+    assert isinstance(world.error, MemoryError)
+    assert world.error.args == ((1, 0),)
+
+
+def test_fewer_run_at_once_before_anything_fails():
+    world = make(
+        {(0, i): (task, i) for i in range(4)}, [(0, i) for i in range(4)], limit=50, outputs=[1], taken=[45]
+    )
+    world.slots = 3
+    most = 0
+    world.tell(SlotsChanged(3))
+    while world.running:
+        if world.scheduler.room.estimates.taken((0, 0)):
+            most = max(most, len(world.running))
+        world.end(min(world.running))
+    assert world.error is None
+    assert most == 1
+
+
+def test_a_limit_that_is_passed_already_stops_nothing():
+    world = make(all_held_for_one(3), [(1, 0)], limit=100, outputs=[1, 1])
+    world.tell(RoomChanged(-MB, 100 * MB))
+    world.tell(SlotsChanged(2))
+    assert len(world.scheduler.state.running) == 1
