@@ -203,6 +203,29 @@ def test_a_second_ctrl_c_ends_tasks_that_do_not_stop(program):
     assert left_of(process.pid) == []
 
 
+AT_THE_START = """
+import os, signal
+import graphmill
+from graphmill.memory import arena
+
+def lock(descriptor, real=arena.lock):
+    arena.lock = real
+    os.kill(os.getpid(), signal.SIGINT)
+    real(descriptor)
+
+arena.lock = lock  # called when a segment is there, and nobody knows it yet
+try:
+    graphmill.get({"x": (abs, -1)}, "x")
+except KeyboardInterrupt:
+    print("interrupted")
+print(graphmill.get({"x": (abs, -1)}, "x"))
+"""
+
+
+def test_ctrl_c_while_the_engine_starts_leaves_nothing(script):
+    assert script(AT_THE_START) == "interrupted\n1\n"
+
+
 STUBBORN = """
 import graphmill, numpy as np
 

@@ -148,8 +148,8 @@ class Engine:
     # ---- life
 
     def _start(self) -> None:
-        """Make folders and arenas, and start workers, unless that is done."""
-        with self._condition:
+        """Make folders and arenas, and start workers, unless that is done; Ctrl-C waits until it is."""
+        with InterruptHold(), self._condition:
             if self._closed:
                 raise EngineClosed("The engine is closed: make another one")
             if os.getpid() != self.pid:
