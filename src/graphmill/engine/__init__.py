@@ -9,6 +9,7 @@ import os
 import threading
 from typing import Any
 
+from graphmill import config
 from graphmill.engine.core import Engine, checked
 from graphmill.local import get_sync
 from graphmill.workers.shipped import in_worker
@@ -17,6 +18,9 @@ __all__ = ["Engine", "get"]
 
 _lock = threading.Lock()
 _default: list[Engine] = []
+#: The settings with which an engine is made, and those of the default engine.
+_SETTINGS = ("memory_limit", "warm_limit", "spill_folder", "spill_limit")
+_made_with: dict[str, Any] = {}
 
 
 def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> Any:
@@ -58,14 +62,17 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> A
 
 
 def _default_engine(num_workers: int | None) -> Engine:
-    """Get the engine that calls without one share, with at least so many workers."""
+    """Get the engine that calls without one share, with at least so many workers and the present settings."""
     with _lock:
         if _default and (_default[0].pid != os.getpid() or _default[0].closed):
             _default.clear()
         if num_workers is not None:
             checked(num_workers)
-        if _default and num_workers is not None and num_workers > _default[0].num_workers:
+        settings = {name: config.get(name) for name in _SETTINGS}
+        grows = bool(_default) and num_workers is not None and num_workers > _default[0].num_workers
+        if _default and (grows or settings != _made_with):
             _default.pop().retire()
         if not _default:
             _default.append(Engine(num_workers))
+            _made_with.update(settings)
         return _default[0]

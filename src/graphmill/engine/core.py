@@ -31,7 +31,7 @@ from graphmill.engine.shipping import Numbers
 from graphmill.errors import ConfigError, EngineClosed, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
-from graphmill.machine import available_cpus, parse_limit, physical_memory, total_memory
+from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
 from graphmill.memory.block import BlockId, Encoded
 from graphmill.memory.codec import decode
@@ -53,6 +53,8 @@ KILL_LIMIT = 5.0
 PULSE = 1.0
 #: Below so many bytes of shared memory, arenas are in files instead.
 LEAST_SHARED_MEMORY = 1 << 30
+#: No engine runs with less memory, in bytes.
+LEAST_MEMORY = 64 << 20
 #: Bytes of idle pages that are kept per worker by default, so that blocks are quickly used again.
 WARM_PER_WORKER = 64 << 20
 
@@ -67,7 +69,7 @@ class Engine:
     memory_limit : int or str, optional
         How much memory all of it may take: the arenas, the workers and this process together. Bytes,
         ``"4GB"``, or ``"60%"`` of what there is for this process; by default 80%.
-    warm_limit : int, optional
+    warm_limit : int or str, optional
         How many bytes of memory that nobody needs are kept at hand, as their next use is then ten times
         faster. 0 gives each page back to the system at the moment of release.
     folder : path, optional
@@ -76,8 +78,9 @@ class Engine:
     spill_folder : path, optional
         Where blocks go when memory is short; by default a temporary folder on a disk of this machine, a
         fast one if there is any.
-    spill_limit : int, optional
-        How many bytes may be there at once; by default as many as the disk has room for.
+    spill_limit : int or str, optional
+        How many bytes may be there at once; by default as many as the disk has room for. 0 keeps all in
+        memory.
 
     Raises
     ------
@@ -99,26 +102,20 @@ class Engine:
         num_workers: int | None = None,
         *,
         memory_limit: float | str | None = None,
-        warm_limit: int | None = None,
+        warm_limit: float | str | None = None,
         folder: str | os.PathLike[str] | None = None,
         spill_folder: str | os.PathLike[str] | None = None,
-        spill_limit: int | None = None,
+        spill_limit: float | str | None = None,
     ) -> None:
-        if num_workers is None:
-            num_workers = config.get("num_workers", available_cpus())
-        self.num_workers = checked(num_workers)
-        limit = WARM_PER_WORKER * num_workers if warm_limit is None else warm_limit
-        if limit < 0:
-            raise ValueError(f"warm_limit must be at least 0, got {limit}")
-        self._warm_limit = limit
-        if memory_limit is None:
-            memory_limit = config.get("memory_limit")
-        self._memory_limit = parse_limit(memory_limit, total_memory())
+        num_workers = _chosen("num_workers", num_workers)
+        self.num_workers = checked(available_cpus() if num_workers is None else num_workers)
+        self._memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
+        warm = bytes_of("warm_limit", _chosen("warm_limit", warm_limit))
+        self._warm_limit = WARM_PER_WORKER * self.num_workers if warm is None else warm
         self._base = usable_folder(tempfile.gettempdir() if folder is None else folder)
-        if spill_limit is not None and spill_limit < 0:
-            raise ValueError(f"spill_limit must be at least 0, got {spill_limit}")
-        self._spill_limit = spill_limit
-        self._spill_base = default_folder() if spill_folder is None else checked_folder(Path(spill_folder))
+        chosen = _chosen("spill_folder", spill_folder)
+        self._spill_base = default_folder() if chosen is None else checked_folder(Path(chosen))
+        self._spill_limit = bytes_of("spill_limit", _chosen("spill_limit", spill_limit))
         self._condition = threading.Condition(threading.RLock())
         #: Whether some thread waits for what the pool has to tell.
         self._polling = False
@@ -137,7 +134,7 @@ class Engine:
         self._retired = False
         self.numbers = Numbers()
         self.estimates = Estimates()
-        self.pool = Pool(num_workers, serve="graphmill.workers.worker:serve")
+        self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve")
         self.blocks: Blocks
         self.crew: Crew
         self.heap: Heap
@@ -517,6 +514,35 @@ def checked(num_workers: Any) -> int:
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return num_workers
+
+
+def _chosen(name: str, argument: Any) -> Any:
+    """Get a setting: the argument, or what was configured."""
+    return config.get(name) if argument is None else argument
+
+
+def memory_limit_of(value: Any) -> int:
+    """See that a memory limit is one, and get it in bytes."""
+    try:
+        limit = parse_limit(value, total_memory())
+    except ConfigError as error:
+        raise ConfigError(f"memory_limit: {error}") from None
+    if limit < LEAST_MEMORY:
+        raise ConfigError(
+            f"memory_limit must be at least {LEAST_MEMORY >> 20} MiB, which is what processes take that do "
+            f"nothing; got {value!r}"
+        )
+    return limit
+
+
+def bytes_of(name: str, value: Any) -> int | None:
+    """See that an amount of memory is one, and get it in bytes; 0 may be meant."""
+    if value is None or (type(value) is int and value == 0):
+        return value
+    try:
+        return parse_bytes(value)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def usable_folder(folder: str | os.PathLike[str]) -> Path:

@@ -175,6 +175,12 @@ class Run:
         self._budget = Budget(graph, priorities, results, estimates, self._limit)
         with self._engine.access():
             room = self._room()
+        limit = self._engine.limit
+        if not limit.capacity:
+            raise MemoryLimitError(
+                f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.private)} of "
+                "it already: choose a larger memory_limit, or let go of arrays of this program"
+            )
         options = Options(Selection.PRIORITY, estimates=estimates, room=room, lost_retries=LOST_RETRIES)
         return Plan(self._priority, options)
 

@@ -1,0 +1,176 @@
+"""One limit to all memory of an engine: what does not fit goes to disk, what cannot fit is told."""
+
+import gc
+import re
+from contextlib import contextmanager
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from graphmill import config
+from graphmill.engine import Engine
+from graphmill.errors import ConfigError, MemoryLimitError, SpillFull
+from tests.engine.conftest import traces
+
+MB = 1 << 20
+#: Elements of a block of 8 MB.
+BLOCK = MB
+
+
+def block(number):
+    """Make a block of 8 MB."""
+    return np.full(BLOCK, float(number))
+
+
+def total(blocks):
+    return sum(float(each[0]) + float(each[-1]) for each in blocks)
+
+
+def plus_one(each):
+    return each + 1
+
+
+@contextmanager
+def limited(room, **options):
+    """Give an engine whose tasks have so many bytes, whatever the processes take."""
+    before = traces()
+    with Engine(2) as engine:
+        engine.get({"x": (block, 1)}, "x")
+        private = engine.memory().private
+    with Engine(2, memory_limit=private + room, **options) as engine:
+        yield engine
+    gc.collect()
+    assert traces() == before
+
+
+def joined(count):
+    """A graph that needs all of its blocks at once, and what it gives."""
+    dsk = {("x", i): (block, i) for i in range(count)}
+    dsk["total"] = (total, [("x", i) for i in range(count)])
+    return dsk, 2.0 * sum(range(count))
+
+
+def test_what_does_not_fit_goes_to_disk():
+    dsk, expected = joined(40)  # 320 MB
+    with limited(150 * MB) as engine:
+        assert engine.get(dsk, "total") == expected
+        use = engine.memory()
+        assert use.peak <= 1.05 * use.limit
+        assert 170 * MB < use.spilled < 300 * MB
+        assert use.read_back >= use.spilled
+        assert (use.live, use.on_disk) == (0, 0), "all was given back"
+
+
+def test_nothing_is_spilled_while_there_is_room():
+    dsk, expected = joined(10)
+    with limited(400 * MB) as engine:
+        assert engine.get(dsk, "total") == expected
+        use = engine.memory()
+    assert use.spilled == 0
+    assert use.peak_live >= 80 * MB
+
+
+def test_results_may_be_larger_than_memory():
+    keys = [("y", i) for i in range(40)]
+    dsk = {key: (plus_one, (block, key[1])) for key in keys}
+    with limited(150 * MB) as engine:
+        for i, result in enumerate(engine.get(dsk, keys)):
+            assert (result == i + 1).all()
+        assert engine.memory().spilled > 150 * MB
+
+
+def test_a_task_that_cannot_fit_is_named():
+    with limited(100 * MB) as engine:
+        with pytest.raises(MemoryLimitError, match=r"'huge'.* needs 1,600 MB or more.*chunks") as caught:
+            engine.get({"huge": (np.ones, 200_000_000)}, "huge")
+        assert isinstance(caught.value, MemoryError)
+        assert engine.get({"x": (plus_one, 1)}, "x") == 2, "the engine is still good"
+
+
+def test_a_task_gets_what_it_needs_if_it_is_alone():
+    # None is expected to need 70 MB; two at once would be too much.
+    dsk = {("x", i): (np.ones, 9_000_000) for i in range(4)}
+    dsk |= {("sum", i): (np.sum, ("x", i)) for i in range(4)}
+    with limited(110 * MB) as engine:
+        assert engine.get(dsk, [("sum", i) for i in range(4)]) == (9e6,) * 4
+        use = engine.memory()
+        assert use.peak <= 1.05 * use.limit
+
+
+def test_a_result_that_cannot_fit_is_told_of_before_it_is_made():
+    x = da.ones(40 * BLOCK, chunks=BLOCK) + 1
+    with limited(150 * MB) as engine:
+        with pytest.raises(MemoryLimitError, match=r"The result has .* MB.*to_zarr"):
+            x.compute(scheduler=engine.get)
+        assert float(x.sum().compute(scheduler=engine.get)) == 2 * 40 * BLOCK
+
+
+def test_a_full_disk_is_told_and_costs_no_engine():
+    dsk, _ = joined(40)
+    with limited(120 * MB, spill_limit=20 * MB) as engine:
+        with pytest.raises(SpillFull, match="spill_limit"):
+            engine.get(dsk, "total")
+        use = engine.memory()
+        assert (use.live, use.on_disk) == (0, 0)
+        small, expected = joined(3)
+        assert engine.get(small, "total") == expected
+
+
+def test_a_limit_below_what_the_program_has():
+    held = np.ones(16 * BLOCK)
+    with Engine(1, memory_limit="100MB") as engine, pytest.raises(MemoryLimitError, match="processes take"):
+        engine.get({"x": (plus_one, 1)}, "x")
+    del held
+
+
+@pytest.mark.parametrize("limit", [0, -1, "much", "120 %%", 0.5, 1.0, "1MB"])
+def test_nonsense(limit):
+    with pytest.raises(ConfigError, match="memory_limit"):
+        Engine(1, memory_limit=limit)
+
+
+def test_other_limits_that_are_nonsense():
+    for name in ("warm_limit", "spill_limit"):
+        with pytest.raises(ConfigError, match=name):
+            Engine(1, **{name: "much"})
+
+
+def test_settings(monkeypatch):
+    monkeypatch.setenv("GRAPHMILL_MEMORY_LIMIT", "900MB")
+    with Engine(1) as engine:
+        assert engine.memory().limit == 900_000_000
+    with config.set(memory_limit="2GB"), Engine(1) as engine:
+        assert engine.memory().limit == 2_000_000_000
+    with Engine(1, memory_limit="1GB") as engine:
+        assert engine.memory().limit == 1_000_000_000
+
+
+def test_the_default_engine_follows_its_settings(script):
+    source = """
+import graphmill
+from graphmill import engine
+from graphmill.config import set
+
+dsk = {"x": (abs, -1)}
+graphmill.get(dsk, "x")
+first = engine._default[0]
+graphmill.get(dsk, "x")
+assert engine._default[0] is first
+with set(memory_limit="3GB"):
+    graphmill.get(dsk, "x")
+    print(engine._default[0].memory().limit, first.closed)
+"""
+    assert script(source) == "3000000000 True\n"
+
+
+def test_memory_is_told():
+    with Engine(2, memory_limit="2GB") as engine:
+        kept = engine.get({"x": (block, 1)}, "x")
+        use = engine.memory()
+        assert use.limit == 2_000_000_000
+        assert use.live >= kept.nbytes
+        assert use.total == use.private + use.arenas
+        assert use.arenas >= use.live
+        assert use.peak >= use.total
+        assert re.search(r"limit=2000000000\b", repr(use))
