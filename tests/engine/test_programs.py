@@ -164,15 +164,15 @@ graphmill.get({"x": (work, 1)}, "x")
 
 #: Ctrl-C once more while workers are ended.
 TWICE = """
-from graphmill.workers.pool import Pool
+from graphmill.workers.template_handle import TemplateHandle
 
-wait = Pool._wait_for_template
+end = TemplateHandle.end
 
 def interrupted(*args):
     os.kill(os.getpid(), signal.SIGINT)
-    wait(*args)
+    end(*args)
 
-Pool._wait_for_template = interrupted
+TemplateHandle.end = interrupted
 """
 
 
