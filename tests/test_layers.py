@@ -63,7 +63,7 @@ PROCESS_NAMES = frozenset(
     "os.spawnv os.spawnve os.spawnvp os.spawnvpe concurrent.futures.ProcessPoolExecutor".split()
 )
 #: Who may do what of it.
-MAY_START = {"graphmill.workers.pool": {"subprocess"}, "graphmill.workers.template": {"os.fork"}}
+MAY_START = {"graphmill.workers.template_handle": {"subprocess"}, "graphmill.workers.template": {"os.fork"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +286,7 @@ def test_checker_accepts_a_good_package():
         ("memory/arena.py", "from multiprocessing import shared_memory", "must start no process"),
         ("memory/codec.py", "from multiprocessing.reduction import ForkingPickler", None),
         ("local.py", "import os\nfrom concurrent.futures import Future\nos.getpid()", None),
-        ("workers/pool.py", "import subprocess\nsubprocess.Popen", None),
+        ("workers/template_handle.py", "import subprocess\nsubprocess.Popen", None),
         ("workers/template.py", "import os\nos.fork()", None),
         ("workers/template.py", "import subprocess", "must start no process"),
     ],

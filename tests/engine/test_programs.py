@@ -64,6 +64,38 @@ class TestKinds:
         )
         assert script(source) == "1\n2\n3\n"
 
+    @pytest.mark.parametrize(
+        "load",
+        [
+            "import runpy; runpy.run_path({path!r})",
+            "import runpy; runpy.run_path({path!r}, run_name='plugin')",
+            "import sys, types; module = sys.modules['plugin'] = types.ModuleType('plugin'); "
+            "exec(open({path!r}).read(), module.__dict__)",
+            "import sys, importlib.util as util; spec = util.spec_from_file_location('plugin', {path!r}); "
+            "module = sys.modules['plugin'] = util.module_from_spec(spec); spec.loader.exec_module(module)",
+        ],
+    )
+    def test_a_module_that_only_the_program_has(self, script, tmp_path, load):
+        source = """
+import os, graphmill
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+def double(x):
+    return make(2 * x)
+
+def make(x):
+    return Point(x), os.getpid()
+
+found, pid = graphmill.get({"x": 1, "y": (double, "x")}, "y")
+print(type(found) is Point, found.x, pid != os.getpid())
+"""
+        path = tmp_path / "plugin.py"
+        path.write_text(source)
+        assert script(load.format(path=str(path))) == "True 2 True\n"
+
 
 BUSY = """
 import sys, time
@@ -132,15 +164,15 @@ graphmill.get({"x": (work, 1)}, "x")
 
 #: Ctrl-C once more while workers are ended.
 TWICE = """
-from graphmill.workers.pool import Pool
+from graphmill.workers.template_handle import TemplateHandle
 
-wait = Pool._wait_for_template
+end = TemplateHandle.end
 
 def interrupted(*args):
     os.kill(os.getpid(), signal.SIGINT)
-    wait(*args)
+    end(*args)
 
-Pool._wait_for_template = interrupted
+TemplateHandle.end = interrupted
 """
 
 

@@ -95,6 +95,20 @@ def test_what_was_stored_is_loaded_without_computing_it_again(engine, tmp_path, 
     assert held(engine) == 0
 
 
+def test_what_only_its_owner_can_read_is_computed_where_that_is(engine, tmp_path):
+    def count(block):
+        with (tmp_path / "calls").open("a") as file:
+            file.write("!")
+        return block + 1
+
+    target = Target()
+    counted = da.from_array(SOURCE, chunks=100_000).map_blocks(count, meta=np.empty(0))
+    stored = da.store(counted, target, return_stored=True, compute=False)
+    assert np.array_equal((stored + 1).compute(scheduler=engine.get), SOURCE + 2)
+    assert np.array_equal(target.data, SOURCE + 1)
+    assert (tmp_path / "calls").read_text() == "!" * 4
+
+
 @pytest.mark.parametrize("lock", [True, threading.Lock()])
 def test_what_was_stored_before_is_loaded(engine, lock):
     target = np.zeros(SOURCE.shape)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from graphmill.errors import GraphmillError, PoolError, UnsupportedPlatform
+from graphmill.workers import launch, template_handle
 from graphmill.workers import pool as pool_module
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
@@ -96,8 +97,8 @@ def test_close_at_once(make_pool):
 
 
 def test_close_when_the_template_is_stuck(make_pool, ask, monkeypatch):
-    monkeypatch.setattr(pool_module, "CLOSE_LIMIT", 0.1)
-    monkeypatch.setattr(pool_module, "END_LIMIT", 0.1)
+    monkeypatch.setattr(template_handle, "CLOSE_LIMIT", 0.1)
+    monkeypatch.setattr(template_handle, "END_LIMIT", 0.1)
     pool = make_pool()
     pid = ask(pool, "describe")["pid"]
     os.kill(pool.template_pid, signal.SIGSTOP)
@@ -421,7 +422,7 @@ def test_a_channel_that_lost_its_place_costs_the_worker(make_pool, ask, method):
 def test_a_lost_control_channel_costs_the_template(make_pool, ask):
     pool = make_pool()
     ask(pool, "ping")
-    control = pool._control
+    control = pool._template.channel
     control._socket = FaultySocket(control._socket, "recv_into")
     pool.send(0, ("leave", 1))
     with pytest.raises(TimeoutError):
@@ -493,7 +494,7 @@ def test_template_killed_while_it_starts(make_pool, ask):
 
 
 def test_template_that_never_gets_ready(make_pool, monkeypatch):
-    monkeypatch.setattr(pool_module.launch, "_BOOTSTRAP", "raise SystemExit(3)")
+    monkeypatch.setattr(launch, "_BOOTSTRAP", "raise SystemExit(3)")
     pool = make_pool(2)
     for _ in range(2):
         with pytest.raises(PoolError, match="again and again"):
@@ -756,9 +757,9 @@ def test_a_library_that_blocks_is_left_out(make_pool, ask, library):
     pool = make_pool(preload=preload)
     pool.start()
     deadline = time.monotonic() + LIMIT
-    while pool._preloads._importing != "slow_library" and time.monotonic() < deadline:
+    while pool._template.preloads._importing != "slow_library" and time.monotonic() < deadline:
         pool.poll(0.01)
-    pool._start_deadline = time.monotonic()  # as if it had taken long
+    pool._template.start_deadline = time.monotonic()  # as if it had taken long
     assert set(preload) & modules(ask, pool) == {"good_library"}
     assert list(pool.left_out) == ["slow_library"]
 
@@ -797,13 +798,14 @@ def test_files_stay_when_the_pool_is_closed(make_pool, ask, tmp_path):
 
 
 def test_a_template_that_has_only_lost_its_parent_leaves_the_files(make_pool, ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool_module, "END_LIMIT", 30.0)  # so that it ends by itself, however busy the machine
+    # So that it ends by itself, however busy the machine.
+    monkeypatch.setattr(template_handle, "END_LIMIT", 30.0)
     pool = make_pool()
     ask(pool, "ping")
     kept = tmp_path / f"graphmill-{os.getpid()}-kept"
     kept.mkdir()
     pool.guard(kept)
     template = psutil.Process(pool.template_pid)
-    pool._drop_template()
+    pool._template.let_go()
     assert not template.is_running()
     assert kept.is_dir()

@@ -21,7 +21,7 @@ from graphmill.engine.crew import Crew, Flight, describe
 from graphmill.engine.limit import Limit
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import find_targets, stays
-from graphmill.errors import EncodeError, MemoryLimitError, WorkerDied
+from graphmill.errors import EncodeError, MemoryLimitError, StaysError, WorkerDied
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
 from graphmill.memory.block import Encoded
@@ -143,6 +143,8 @@ class Run:
         #: Values of the graph that workers were sent, by key, with the functions that they refer to.
         self._data: dict[Key, tuple[Encoded, tuple[int, ...]]] = {}
         self._targets: list[int] = []
+        #: Tasks that read from objects of this process.
+        self._readers: Collection[Key] = ()
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
         #: Warnings that were given already.
@@ -160,14 +162,15 @@ class Run:
     def plan(self, graph: Graph, results: Collection[Key]) -> Plan:
         """Order a graph, and find what must stay in this process."""
         self._graph, self._results = graph, results
-        targets, locks = find_targets(graph)
-        for target in targets:
+        targets = find_targets(graph)
+        self._readers = targets.readers
+        for target in targets.objects.values():
             number = self._engine.numbers.next()
             shipped.add_target(number, target)
             self._targets.append(number)
             form = (target.shape, target.dtype) if type(target) is np.ndarray else None
             self._shipper.stand_ins[id(target)] = shipped.target, (number, form)
-        for lock in locks:
+        for lock in targets.locks.values():
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities
         self._priority = priorities.__getitem__
@@ -178,8 +181,8 @@ class Run:
         limit = self._engine.limit
         if not limit.capacity:
             raise MemoryLimitError(
-                f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.private)} of "
-                "it already: choose a larger memory_limit, or let go of arrays of this program"
+                f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.private)} "
+                "of it already: choose a larger memory_limit, or let go of arrays of this program"
             )
         options = Options(Selection.PRIORITY, estimates=estimates, room=room, lost_retries=LOST_RETRIES)
         return Plan(self._priority, options)
@@ -287,6 +290,9 @@ class Run:
             return
         if stays(key, task.node, self._graph, self._results):
             self._here.append(task)
+            return
+        if key in self._readers:
+            self._keep_here(task, StaysError("it reads from an object that lives here"))
             return
         try:
             flight = self._prepare(task)

@@ -72,6 +72,8 @@ class Shipper:
     _functions: dict[int, tuple[int, object]] = field(default_factory=dict)
     _embedded: dict[tuple[int, int], _Embedded] = field(default_factory=dict)
     _by_block: dict[BlockId, _Embedded] = field(default_factory=dict)
+    #: Whether modules exist in this process only, by name, as far as anybody asked.
+    _here_only: dict[str, bool] = field(default_factory=dict)
     #: Functions that the value being packed refers to.
     _referred: dict[int, None] = field(default_factory=dict)
 
@@ -138,6 +140,14 @@ class Shipper:
     def _function_pickler(self, sink: Sink, buffers: Buffers) -> Pickler:
         return _TaskPickler(sink, buffers, self, once=False)
 
+    def is_here_only(self, function: Any) -> bool:
+        """Say whether a function or class is from a module that this process has, and no other can import."""
+        root = str(getattr(function, "__module__", None)).partition(".")[0]
+        found = self._here_only.get(root)
+        if found is None:
+            found = self._here_only[root] = root in sys.modules and not _can_be_found(root)
+        return found
+
     def number_of(self, function: Any) -> int:
         """Get the number of a function or class that cannot be imported, and see that it is packed."""
         known = self._functions.get(id(function))
@@ -178,10 +188,19 @@ class _TaskPickler(Pickler):
         kind = type(obj)
         if isinstance(obj, self._lock_class):
             return _reduce_lock(obj)
-        reduced = super().reducer_override(obj)
-        if self._once and reduced is not NotImplemented and (kind is FunctionType or isinstance(obj, type)):
+        if kind is not FunctionType and not isinstance(obj, type):
+            return super().reducer_override(obj)
+        here_only = self._shipper.is_here_only(obj)
+        reduced = self.by_value(obj) if here_only else super().reducer_override(obj)
+        if self._once and reduced is not NotImplemented:
             return shipped.function, (self._shipper.number_of(obj),)
         return reduced
+
+
+def _can_be_found(module: str) -> bool:
+    """Look for a module that is not in any package as an import would, whether it is imported or not."""
+    # What stands in `sys.modules` has been made by hand, or run as a script, if nobody finds it.
+    return any(finder.find_spec(module, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
 
 
 def _lock_class() -> Any:

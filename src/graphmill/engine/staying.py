@@ -10,6 +10,7 @@ Dask's functions are known by name, so that Dask is not imported for graphs with
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,27 +39,34 @@ def stays(key: Key, node: Node, graph: Graph, results: Collection[Key]) -> bool:
     return name == "finalize" and module.partition(".")[0] == "dask"
 
 
-def find_targets(graph: Graph) -> tuple[list[Any], list[Any]]:
-    """Find the objects that tasks store to and that live in this process, and the locks that guard them.
+@dataclass(slots=True)
+class Targets:
+    """What tasks of one graph store to in this process."""
 
-    Returns
-    -------
-    targets : list
-        Objects, each once.
-    locks : list
-        Locks that are not needed where one process does all the writing, each once.
-    """
-    targets: dict[int, Any] = {}
-    locks: dict[int, Any] = {}
+    #: The objects, by identity.
+    objects: dict[int, Any] = field(default_factory=dict)
+    #: Locks that are not needed where one process does all the writing, by identity.
+    locks: dict[int, Any] = field(default_factory=dict)
+    #: Tasks that read what such an object has.
+    readers: set[Key] = field(default_factory=set)
+
+
+def find_targets(graph: Graph) -> Targets:
+    """Find the objects that tasks store to or load from and that live in this process."""
+    found = Targets()
     top = _Outside(graph)
-    for node in graph.tasks.values():
-        for target, lock in _stores_in(node, top):
+    for key, node in graph.tasks.items():
+        for access in _accesses_in(node, top):
+            target = access.target
             if target is None or _travels(target):
                 continue
-            targets[id(target)] = target
-            if lock is not None and not isinstance(lock, (bool, str)):
-                locks[id(lock)] = lock
-    return list(targets.values()), list(locks.values())
+            found.objects[id(target)] = target
+            if access.lock is not None:
+                found.locks[id(access.lock)] = access.lock
+            # An array's stand-in knows what it would give for what was just stored; no other does.
+            if access.loads and not (access.stores and type(target) is np.ndarray):
+                found.readers.add(key)
+    return found
 
 
 class _Outside:
@@ -93,8 +101,18 @@ class _Inside:
         return getattr(node, "value", None)
 
 
-def _stores_in(node: Any, lookup: Lookup) -> Iterator[tuple[Any, Any]]:
-    """Find targets and locks of the stores that a task does, also deep inside it."""
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """What a task does to an object."""
+
+    target: Any
+    lock: Any
+    stores: bool
+    loads: bool
+
+
+def _accesses_in(node: Any, lookup: Lookup) -> Iterator[_Access]:
+    """Find the stores and loads that a task does, also deep inside it."""
     function = getattr(node, "func", None)
     name = getattr(function, "__name__", "")
     if function is None or not name:
@@ -104,11 +122,12 @@ def _stores_in(node: Any, lookup: Lookup) -> Iterator[tuple[Any, Any]]:
         inner = getattr(inner, "value", inner)
         inside = _Inside(inner, getattr(names, "value", names), given, lookup)
         for each in inner.values():
-            yield from _stores_in(each, inside)
+            yield from _accesses_in(each, inside)
     elif (position := _TARGET_OF.get(name)) is not None and len(node.args) > position:
         arguments = [lookup(each) for each in (*node.args[position + 1 :], *node.kwargs.values())]
         lock = next((each for each in arguments if hasattr(each, "acquire")), None)
-        yield lookup(node.args[position]), lock
+        loads = name == "load_chunk" or bool(lookup(node.kwargs.get("load_stored")))
+        yield _Access(lookup(node.args[position]), lock, stores=position > 0, loads=loads)
 
 
 def _travels(target: Any) -> bool:

@@ -109,6 +109,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
             return NotImplemented
         return super().reducer_override(obj)
 
+    def by_value(self, obj: Any) -> Any:
+        """Take apart a function or class that cloudpickle would take for one that can be imported."""
+        if isinstance(obj, FunctionType):
+            return self._dynamic_function_reduce(obj)
+        return cloudpickle.cloudpickle._dynamic_class_reduce(obj)  # noqa: SLF001 - it has no other way
+
 
 def _reduce_array(array: Array, threshold: int, cls: type[Array] = np.ndarray) -> Any:
     dtype = array.dtype

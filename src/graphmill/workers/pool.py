@@ -1,8 +1,8 @@
 """The parent's side of the worker processes: starts, feeds, watches, restarts and ends them.
 
-The only module that starts a program. Knows nothing of tasks: it carries messages, and tells who
-has died. Nothing here waits for a process except `poll`, which the caller gives a limit, and `close`,
-which has its own.
+Knows nothing of tasks: it carries messages, and tells who has died. Nothing here waits for a process
+except `poll`, which the caller gives a limit, and `close`, which has its own. How the template is started
+that workers are forked from is the matter of `template_handle`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import math
 import os
 import pickle
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -26,9 +24,9 @@ from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
 
 from graphmill.errors import ChannelClosed, PoolError, UnsupportedPlatform
-from graphmill.workers import launch, leftovers
+from graphmill.workers import leftovers
 from graphmill.workers.channel import PollChannel
-from graphmill.workers.descriptors import STDERR, STDOUT, is_standard, socket_pair
+from graphmill.workers.descriptors import socket_pair
 from graphmill.workers.handle import Handle, Phase
 from graphmill.workers.messages import (
     ANY_TASK,
@@ -37,34 +35,23 @@ from graphmill.workers.messages import (
     Failed,
     Fork,
     Forked,
-    Goodbye,
     Guard,
     Hello,
-    Importing,
     Interrupt,
     Kill,
     NotForked,
-    Prepare,
-    Ready,
-    Spoilt,
     Unguard,
 )
 from graphmill.workers.place import Surroundings
 from graphmill.workers.preload import Preloads
 from graphmill.workers.signals import InterruptHold
+from graphmill.workers.template_handle import TemplateHandle
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a template may take to import everything; then it is started with less.
-START_LIMIT: Final = 120.0
-#: Templates that end before they are ready, until the pool gives up.
-_START_ATTEMPTS: Final = 4
 #: Seconds from the end of a worker's channel to the end of its process, or from the template's end
 #: to that of its workers; then force is used, and after as many again they are taken for dead.
 END_LIMIT: Final = 2.0
-#: Seconds that `close` waits for the template, which has limits of its own, before it is killed.
-CLOSE_LIMIT: Final = 8.0
-
 #: What `Pool.poll` gives: the worker's number, and a message of its or `Died`.
 Event: TypeAlias = tuple[int, Any]
 
@@ -106,24 +93,16 @@ class Pool:
 
     __slots__ = (
         "__weakref__",
-        "_attempts",
         "_closed",
-        "_control",
-        "_control_events",
         "_deadlines",
         "_events",
         "_failure",
         "_guarded",
         "_pid",
-        "_preloads",
-        "_process",
-        "_ready",
         "_selector",
         "_serve",
-        "_setup",
-        "_start_deadline",
         "_surroundings",
-        "_template_place",
+        "_template",
         "_trouble",
         "_wake_ends",
         "_woken",
@@ -147,8 +126,8 @@ class Pool:
         if num_workers < 1:
             raise ValueError(f"A pool needs at least one worker; got {num_workers}")
         self._serve = serve
-        self._setup = pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
-        self._preloads = Preloads(preload)
+        packed = pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
+        self._template = TemplateHandle(serve, packed, Preloads(preload), num_workers)
         self._workers = [Handle(number) for number in range(num_workers)]
         self._guarded: dict[str, None] = {}
         self._events: list[Event] = []
@@ -159,20 +138,10 @@ class Pool:
         #: When to stop waiting for the end of workers that should have ended, by number.
         self._deadlines: dict[int, float] = {}
         self._surroundings = Surroundings()
-        #: Where the workers look for modules and files that are forked next.
-        self._template_place = self._surroundings.here()
         self._pid = os.getpid()
         self._selector: selectors.BaseSelector | None = None
         self._wake_ends: tuple[socket.socket, socket.socket] | None = None
         self._woken = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: PollChannel | None = None
-        self._control_events = 0
-        #: Whether the template has everything imported.
-        self._ready = False
-        #: How many templates were started since one was ready.
-        self._attempts = 0
-        self._start_deadline = 0.0
         self._closed = False
 
     # ---- life
@@ -203,12 +172,12 @@ class Pool:
     @property
     def template_pid(self) -> int | None:
         """The process that workers are forked from; None while there is none."""
-        return None if self._process is None else self._process.pid
+        return self._template.pid
 
     @property
     def left_out(self) -> dict[str, str]:
         """Modules that workers do not share, and why: each that needs one imports it for itself."""
-        return dict(self._preloads.left_out)
+        return dict(self._template.preloads.left_out)
 
     def pid(self, worker: int) -> int | None:
         """Give a worker's process id; None while it starts, before its first message, and once it is dead."""
@@ -245,7 +214,7 @@ class Pool:
     def close(self) -> None:
         """End all workers, whatever they do, and let go of everything; may be called again.
 
-        It takes as long as processes need to end, and no longer than `CLOSE_LIMIT` and some.
+        It takes as long as processes need to end, and no longer than `template_handle.CLOSE_LIMIT` and some.
         """
         if self._closed:
             return
@@ -259,10 +228,7 @@ class Pool:
             _open_pools.discard(self)
             for worker in self._workers:
                 self._forget(worker)
-            if self._control is not None:
-                self._control.send(Goodbye())
-                self._wait_for_template(time.monotonic() + CLOSE_LIMIT)
-            self._drop_template()
+            self._template.end()
             self._close_descriptors()
             self._events.clear()
 
@@ -279,7 +245,7 @@ class Pool:
         if self._selector is None or place.phase is not Phase.DEAD:
             raise PoolError(f"Worker {worker} cannot be started again: it is not dead")
         with InterruptHold():
-            if self._control is None:
+            if self._template.channel is None:
                 self._start_template()
             self._start_worker(place)
 
@@ -434,87 +400,22 @@ class Pool:
     # ---- the template
 
     def _start_template(self) -> None:
-        near, far = socket_pair()
-        last_attempt = self._attempts == _START_ATTEMPTS - 1
-        plan = Prepare(
-            parent=self._pid,
-            serve=self._serve,
-            setup=self._setup,
-            preload=self._preloads.plan(sys.modules, nothing=last_attempt),
-            argv=tuple(getattr(sys, "argv", ())),
-            workers=len(self._workers),
-        )
-        try:
-            with far:
-                self._template_place = self._surroundings.here()
-                self._process = subprocess.Popen(  # noqa: S603 - the interpreter that runs this
-                    launch.command(far.fileno(), self._template_place.path),
-                    env=launch.environment(os.environ),
-                    stdin=subprocess.DEVNULL,
-                    stdout=_inherited(STDOUT),
-                    stderr=_inherited(STDERR),
-                    pass_fds=(far.fileno(),),
-                    start_new_session=True,
-                )
-        except OSError as error:
-            near.close()
-            raise PoolError(f"The template process cannot be started: {error}") from error
-        except BaseException:
-            near.close()
-            raise
-        self._attempts += 1
-        self._ready = False
-        self._start_deadline = time.monotonic() + START_LIMIT
-        self._control = PollChannel(near)
-        self._control_events = selectors.EVENT_READ
-        self._registry().register(self._control, selectors.EVENT_READ)
-        self._tell(plan)
-        self._tell(Guard(tuple(self._guarded)))
+        self._template.start(self._registry(), self._surroundings.here(), self._guarded)
 
     def _tell(self, message: object, descriptor: int | None = None) -> None:
         """Send a message to the template, if there is one."""
         self._require_usable()
-        control = self._control
-        if control is None:
-            return
         with InterruptHold():
-            control.send(message, descriptor=descriptor)
-            self._watch_control(control)
+            self._template.send(message, descriptor)
 
-    def _watch_control(self, control: PollChannel) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if control.unsent else 0)
-        if events != self._control_events:
-            self._registry().modify(control, events)
-            self._control_events = events
-
-    def _on_control(self, control: PollChannel) -> None:
-        messages = []
-        try:
-            control.flush()
-            messages = control.receive()
-        except ChannelClosed:
-            control.ended = True
-        except BaseException:
-            if control.lost and self._process is not None:
-                self._process.kill()  # so that the next poll finds the channel's end
-            raise
-        for message in messages:
+    def _on_template(self, channel: PollChannel) -> None:
+        for message in self._template.receive(channel):
             self._hear(message)
-        if control.ended:
+        if channel.ended:
             self._template_ended()
-        else:
-            self._watch_control(control)
 
     def _hear(self, message: object) -> None:
         match message:
-            case Importing(module=module):
-                self._preloads.importing(module)
-            case Ready(failed=failed):
-                self._ready = True
-                self._attempts = 0
-                self._preloads.done(failed)
-            case Spoilt(blamed=blamed, innocent=innocent):
-                self._preloads.started_threads(blamed, innocent, again=self._attempts > 1)
             case Forked(worker=number, pid=pid):
                 self._workers[number].began(pid)
             case Exited(worker=number, pid=pid, code=code):
@@ -531,10 +432,8 @@ class Pool:
 
     def _template_ended(self) -> None:
         """The template is gone: its workers go with it, those that it had not begun do not."""
-        was_ready = self._ready
-        self._drop_template()
-        if not was_ready:
-            self._preloads.died(again=self._attempts > 1)
+        was_ready = self._template.ready
+        self._template.died()
         waiting = False
         for worker in self._workers:
             if worker.phase is Phase.DEAD:
@@ -554,7 +453,7 @@ class Pool:
 
     def _start_again(self) -> None:
         """Start another template for workers that none has forked yet."""
-        if self._attempts >= _START_ATTEMPTS:
+        if self._template.hopeless:
             self._failure = (
                 "The template process ended again and again before it could fork a worker; "
                 "what it printed may say why"
@@ -569,38 +468,10 @@ class Pool:
             if worker.phase is Phase.STARTING and worker.far_end is not None:
                 self._tell(Fork(worker.number), worker.far_end.fileno())
 
-    def _drop_template(self) -> None:
-        """Let go of a template that has ended, or end it."""
-        control, self._control = self._control, None
-        if control is not None:
-            if self._control_events:
-                self._registry().unregister(control)
-            self._control_events = 0
-            control.close()
-        process, self._process = self._process, None
-        if process is not None:
-            try:
-                process.wait(END_LIMIT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                try:
-                    process.wait(END_LIMIT)
-                except subprocess.TimeoutExpired:
-                    logger.warning("The template process %d does not end, though it was killed", process.pid)
-
-    def _wait_for_template(self, deadline: float) -> None:
-        """Wait for the template to end; whatever it says is of no interest any more."""
-        control = self._control
-        while control is not None and not control.ended and (left := deadline - time.monotonic()) > 0:
-            self._watch_control(control)
-            if any(key.fileobj is control for key, _ in self._registry().select(left)):
-                control.flush()
-                control.receive()
-
     # ---- workers
 
     def _start_worker(self, worker: Handle) -> None:
-        descriptor = worker.open(self._registry(), self._template_place)
+        descriptor = worker.open(self._registry(), self._template.place)
         self._tell(Fork(worker.number), descriptor)
 
     def _on_worker(self, worker: Handle, channel: PollChannel, events: int) -> None:
@@ -684,8 +555,8 @@ class Pool:
                 # What came before in this list may have let go of it.
                 if channel is not None and source is channel:
                     self._on_worker(worker, channel, events)
-            elif source is self._control:
-                self._on_control(self._control)
+            elif source is self._template.channel:
+                self._on_template(source)
             elif self._wake_ends is not None and source is self._wake_ends[0]:
                 self._wake_ends[0].recv(4096)
                 self._woken = True
@@ -693,12 +564,10 @@ class Pool:
 
     def _time_to_next_limit(self, now: float) -> float:
         """Count the seconds until something that is waited for has taken too long."""
-        if self._ready and not self._deadlines:
-            return math.inf
-        limits = list(self._deadlines.values())
-        if self._control is not None and not self._ready:
-            limits.append(self._start_deadline)
-        return max(min(limits) - now, 0) if limits else math.inf
+        limit = self._template.limit
+        if self._deadlines:
+            limit = min(limit, *self._deadlines.values())
+        return max(limit - now, 0)
 
     def _check_limits(self) -> None:
         if self._time_to_next_limit(now := time.monotonic()) > 0:
@@ -710,11 +579,7 @@ class Pool:
                     self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
                 else:
                     self._force(worker)
-        starting = self._process if self._control is not None and not self._ready else None
-        if starting is not None and self._start_deadline <= now:
-            # What it imports does not end: it is started again without.
-            starting.kill()
-            self._start_deadline = now + START_LIMIT
+        self._template.check_limit(now)
 
     # ---- parts
 
@@ -750,17 +615,9 @@ class Pool:
         self._closed = True
         for worker in self._workers:
             worker.abandon()
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None:
-            self._process.returncode = 0  # it is not this process's child
+        self._template.abandon()
         with contextlib.suppress(OSError):  # some systems do not pass on the selector's descriptor
             self._close_descriptors()
-
-
-def _inherited(descriptor: int) -> int | None:
-    """Say what a child gets as its standard output or error: ours, or none if we have none."""
-    return None if is_standard(descriptor) else subprocess.DEVNULL
 
 
 def _remember(pool: Pool) -> None:

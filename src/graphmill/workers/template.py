@@ -4,8 +4,8 @@ It is told by the parent whom to fork, interrupt and kill, and tells who has end
 parent ends without a goodbye, in whatever way, the template kills the workers and removes the files
 that it was told to guard.
 
-Started by `workers/pool.py` with nothing but `sys.path` and a descriptor; everything else comes in the
-first message.
+Started by `workers/template_handle.py` with nothing but `sys.path` and a descriptor; everything else comes
+in the first message.
 """
 
 from __future__ import annotations
