@@ -18,7 +18,7 @@ from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
 from graphmill.engine.limit import Limit
 from graphmill.engine.shipping import Numbers, Shipper
-from graphmill.engine.staying import find_targets, stays
+from graphmill.engine.staying import Target, find_targets, stays
 from graphmill.errors import EncodeError, MemoryLimitError, WorkerDied
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
@@ -140,7 +140,8 @@ class Run:
         self.inbox: list[News] = []
         #: Values of the graph that workers were sent, by key, with the functions that they refer to.
         self._data: dict[Key, tuple[Encoded, tuple[int, ...]]] = {}
-        self._targets: list[int] = []
+        #: Objects of this process that tasks store to, by number.
+        self._targets: dict[int, Target] = {}
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
         #: Warnings that were given already.
@@ -161,9 +162,9 @@ class Run:
         targets, locks = find_targets(graph)
         for target in targets:
             number = self._engine.numbers.next()
-            shipped.add_target(number, target)
-            self._targets.append(number)
-            self._shipper.stand_ins[id(target)] = shipped.target, (number,)
+            shipped.add_target(number, target.obj)
+            self._targets[number] = target
+            self._shipper.stand_ins[id(target.obj)] = shipped.target, (number,)
         for lock in locks:
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities
@@ -411,7 +412,9 @@ class Run:
     def _write(self, writes: Encoded) -> None:
         """Do to objects of this process what a task did to what stood for them."""
         for number, index, value in self._engine.read(writes):
-            shipped.target(number)[index] = value
+            target = self._targets[number]
+            with target.locked():
+                target.obj[index] = value
 
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""

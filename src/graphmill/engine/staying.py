@@ -2,7 +2,7 @@
 
 A task that puts results together into what the caller gets back reads blocks in place and makes an ordinary
 array: that is best done where the array is wanted. An object that tasks store to is the caller's: what is
-written must arrive there, not in a copy.
+written must arrive there, not in a copy. A quoted value is nothing to run.
 
 Dask's functions are known by name, so that Dask is not imported for graphs without it.
 """
@@ -10,11 +10,14 @@ Dask's functions are known by name, so that Dask is not imported for graphs with
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from graphmill.graph import Graph
+from graphmill.graph.legacy import TupleTask
 from graphmill.types import Key, Node
 
 #: Functions of Dask that store a chunk: `function(chunk, target, ...)`, with a lock among the arguments.
@@ -29,8 +32,28 @@ _ZARR_IN_MEMORY = frozenset({"MemoryStore", "GpuMemoryStore", "ManagedMemoryStor
 Lookup = Callable[[Any], Any]
 
 
+@dataclass(slots=True)
+class Target:
+    """An object of this process that tasks store to."""
+
+    obj: Any
+    #: The locks that guard it, by identity.
+    locks: dict[int, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold its locks, taken in the same order everywhere; Dask asks no more of a lock than this."""
+        with ExitStack() as held:
+            for _, lock in sorted(self.locks.items()):
+                lock.acquire()
+                held.callback(lock.release)
+            yield
+
+
 def stays(key: Key, node: Node, graph: Graph, results: Collection[Key]) -> bool:
-    """Say whether a task puts together what the caller gets."""
+    """Say whether a task puts together what the caller gets, or only hands over a value."""
+    if type(node) is TupleTask and _is_quoted(node.spec):
+        return True
     if key not in results or len(graph.dependencies[key]) < 2:  # noqa: PLR2004 - nothing to put together
         return False
     function = getattr(node, "func", None)
@@ -39,27 +62,37 @@ def stays(key: Key, node: Node, graph: Graph, results: Collection[Key]) -> bool:
     return name == "finalize" and module.partition(".")[0] == "dask"
 
 
-def find_targets(graph: Graph) -> tuple[list[Any], list[Any]]:
+def _is_quoted(spec: Any) -> bool:
+    """Say whether a tuple task is how Dask writes a value in which nothing is to be looked for."""
+    if type(spec) is not tuple or len(spec) != 1:
+        return False
+    kind = type(spec[0])
+    return kind.__name__ == "literal" and kind.__module__ == "dask.core"
+
+
+def find_targets(graph: Graph) -> tuple[list[Target], list[Any]]:
     """Find the objects that tasks store to and that live in this process, and the locks that guard them.
 
     Returns
     -------
-    targets : list
-        Objects, each once.
+    targets : list of Target
+        Each once.
     locks : list
-        Locks that are not needed where one process does all the writing, each once.
+        Locks that workers do without, since nothing that they guard is written there; each once.
     """
-    targets: dict[int, Any] = {}
-    locks: dict[int, Any] = {}
+    targets: dict[int, Target] = {}
+    needed: set[int] = set()
     top = _Outside(graph)
     for node in graph.tasks.values():
-        for target, lock in _stores_in(node, top):
-            if target is None or _travels(target):
+        for obj, lock in _stores_in(node, top):
+            if obj is None or _travels(obj):
+                needed.add(id(lock))
                 continue
-            targets[id(target)] = target
-            if lock is not None and not isinstance(lock, (bool, str)):
-                locks[id(lock)] = lock
-    return list(targets.values()), list(locks.values())
+            target = targets.setdefault(id(obj), Target(obj))
+            if lock is not None:
+                target.locks[id(lock)] = lock
+    locks = {number: lock for target in targets.values() for number, lock in target.locks.items()}
+    return list(targets.values()), [lock for number, lock in locks.items() if number not in needed]
 
 
 class _Outside:
