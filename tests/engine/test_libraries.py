@@ -50,6 +50,11 @@ def test_bag_and_delayed(engine):
     assert total.compute(scheduler=engine.get) == 45
 
 
+def test_a_quoted_value_comes_back_as_the_object_that_it_was(engine):
+    value = [object(), (abs, -1)]
+    assert dask.delayed(value, traverse=False).compute(scheduler=engine.get) is value
+
+
 def test_dataframe(engine):
     dd = pytest.importorskip("dask.dataframe")
     pandas = pytest.importorskip("pandas")

@@ -66,6 +66,61 @@ def test_what_a_target_raises_is_raised_and_the_engine_goes_on(engine):
     assert held(engine) == 0
 
 
+class CountingLock:
+    """Has no more than Dask asks of a lock, and does not travel."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.taken = 0
+
+    def acquire(self):
+        self.taken += 1
+        return self.lock.acquire()
+
+    def release(self):
+        self.lock.release()
+
+
+class Guarded(Target):
+    """Notes whether a lock is held while it is written to."""
+
+    def __init__(self, lock: CountingLock, error: Exception | None = None) -> None:
+        super().__init__(error)
+        self.lock = lock
+        self.held: list[bool] = []
+
+    def __setitem__(self, index, value):
+        self.held.append(self.lock.lock.locked())
+        super().__setitem__(index, value)
+
+
+def test_a_target_is_written_to_under_its_lock(engine):
+    lock = CountingLock()
+    target = Guarded(lock)
+    da.store(source(), target, lock=lock, scheduler=engine.get)
+    assert np.array_equal(target.data, SOURCE + 1)
+    assert target.held == [True] * 4
+    assert lock.taken == 4
+    assert not lock.lock.locked()
+
+
+def test_a_lock_is_let_go_of_when_its_target_raises(engine):
+    lock = CountingLock()
+    with pytest.raises(ZeroDivisionError, match="full"):
+        da.store(source(), Guarded(lock, ZeroDivisionError("full")), lock=lock, scheduler=engine.get)
+    assert not lock.lock.locked()
+
+
+def test_a_lock_that_also_guards_a_file_is_taken_for_that_too(engine, tmp_path):
+    lock = CountingLock()
+    target = Guarded(lock)
+    file = np.memmap(tmp_path / "file", np.float64, "w+", shape=SOURCE.shape)
+    da.store([source(), source() + 1], [target, file], lock=lock, scheduler=engine.get)
+    assert np.array_equal(target.data, SOURCE + 1)
+    assert np.array_equal(file, SOURCE + 2)
+    assert lock.taken == 8
+
+
 def test_a_store_that_reads_leaves_nothing_for_the_next_to_write(engine):
     target = Target()
     stored = da.store(source(), target, return_stored=True, compute=False)

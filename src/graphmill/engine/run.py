@@ -20,7 +20,7 @@ from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
 from graphmill.engine.limit import Limit
 from graphmill.engine.shipping import Numbers, Shipper
-from graphmill.engine.staying import find_targets, stays
+from graphmill.engine.staying import Target, find_targets, stays
 from graphmill.errors import EncodeError, MemoryLimitError, StaysError, WorkerDied
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
@@ -142,8 +142,9 @@ class Run:
         self.inbox: list[News] = []
         #: Values of the graph that workers were sent, by key, with the functions that they refer to.
         self._data: dict[Key, tuple[Encoded, tuple[int, ...]]] = {}
-        self._targets: list[int] = []
-        #: Tasks that read from objects of this process.
+        #: Objects of this process that tasks store to, by number.
+        self._targets: dict[int, Target] = {}
+        #: Tasks that read from such objects.
         self._readers: Collection[Key] = ()
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
@@ -166,11 +167,11 @@ class Run:
         self._readers = targets.readers
         for target in targets.objects.values():
             number = self._engine.numbers.next()
-            shipped.add_target(number, target)
-            self._targets.append(number)
-            form = (target.shape, target.dtype) if type(target) is np.ndarray else None
-            self._shipper.stand_ins[id(target)] = shipped.target, (number, form)
-        for lock in targets.locks.values():
+            shipped.add_target(number, target.obj)
+            self._targets[number] = target
+            form = (target.obj.shape, target.obj.dtype) if type(target.obj) is np.ndarray else None
+            self._shipper.stand_ins[id(target.obj)] = shipped.target, (number, form)
+        for lock in targets.unneeded_locks():
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities
         self._priority = priorities.__getitem__
@@ -424,7 +425,9 @@ class Run:
     def _write(self, writes: Encoded) -> None:
         """Do to objects of this process what a task did to what stood for them."""
         for number, index, value in self._engine.read(writes):
-            shipped.target(number)[index] = value
+            target = self._targets[number]
+            with target.locked():
+                target.obj[index] = value
 
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""

@@ -2,7 +2,7 @@
 
 A task that puts results together into what the caller gets back reads blocks in place and makes an ordinary
 array: that is best done where the array is wanted. An object that tasks store to is the caller's: what is
-written must arrive there, not in a copy.
+written must arrive there, not in a copy. A quoted value is nothing to run.
 
 Dask's functions are known by name, so that Dask is not imported for graphs without it.
 """
@@ -10,12 +10,14 @@ Dask's functions are known by name, so that Dask is not imported for graphs with
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from graphmill.graph import Graph
+from graphmill.graph.legacy import TupleTask
 from graphmill.types import Key, Node
 
 #: Functions of Dask that store a chunk or read what was stored, and which of their arguments is the target.
@@ -29,8 +31,28 @@ _ZARR_IN_MEMORY = frozenset({"MemoryStore", "GpuMemoryStore", "ManagedMemoryStor
 Lookup = Callable[[Any], Any]
 
 
+@dataclass(slots=True)
+class Target:
+    """An object of this process that tasks store to."""
+
+    obj: Any
+    #: The locks that guard it, by identity.
+    locks: dict[int, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold its locks, taken in the same order everywhere; Dask asks no more of a lock than this."""
+        with ExitStack() as held:
+            for _, lock in sorted(self.locks.items()):
+                lock.acquire()
+                held.callback(lock.release)
+            yield
+
+
 def stays(key: Key, node: Node, graph: Graph, results: Collection[Key]) -> bool:
-    """Say whether a task puts together what the caller gets."""
+    """Say whether a task puts together what the caller gets, or only hands over a value."""
+    if type(node) is TupleTask and _is_quoted(node.spec):
+        return True
     if key not in results or len(graph.dependencies[key]) < 2:  # noqa: PLR2004 - nothing to put together
         return False
     function = getattr(node, "func", None)
@@ -39,16 +61,29 @@ def stays(key: Key, node: Node, graph: Graph, results: Collection[Key]) -> bool:
     return name == "finalize" and module.partition(".")[0] == "dask"
 
 
+def _is_quoted(spec: Any) -> bool:
+    """Say whether a tuple task is how Dask writes a value in which nothing is to be looked for."""
+    if type(spec) is not tuple or len(spec) != 1:
+        return False
+    kind = type(spec[0])
+    return kind.__name__ == "literal" and kind.__module__ == "dask.core"
+
+
 @dataclass(slots=True)
 class Targets:
-    """What tasks of one graph store to in this process."""
+    """What tasks of one graph store to, as far as it lives in this process."""
 
     #: The objects, by identity.
-    objects: dict[int, Any] = field(default_factory=dict)
-    #: Locks that are not needed where one process does all the writing, by identity.
-    locks: dict[int, Any] = field(default_factory=dict)
+    objects: dict[int, Target] = field(default_factory=dict)
     #: Tasks that read what such an object has.
     readers: set[Key] = field(default_factory=set)
+    #: Locks that workers need, by identity: they guard what is written there.
+    needed: set[int] = field(default_factory=set)
+
+    def unneeded_locks(self) -> list[Any]:
+        """List the locks that workers do without, since nothing that those guard is written there."""
+        locks = {number: lock for target in self.objects.values() for number, lock in target.locks.items()}
+        return [lock for number, lock in locks.items() if number not in self.needed]
 
 
 def find_targets(graph: Graph) -> Targets:
@@ -57,14 +92,15 @@ def find_targets(graph: Graph) -> Targets:
     top = _Outside(graph)
     for key, node in graph.tasks.items():
         for access in _accesses_in(node, top):
-            target = access.target
-            if target is None or _travels(target):
+            obj = access.target
+            if obj is None or _travels(obj):
+                found.needed.add(id(access.lock))
                 continue
-            found.objects[id(target)] = target
+            target = found.objects.setdefault(id(obj), Target(obj))
             if access.lock is not None:
-                found.locks[id(access.lock)] = access.lock
+                target.locks[id(access.lock)] = access.lock
             # An array's stand-in knows what it would give for what was just stored; no other does.
-            if access.loads and not (access.stores and type(target) is np.ndarray):
+            if access.loads and not (access.stores and type(obj) is np.ndarray):
                 found.readers.add(key)
     return found
 
