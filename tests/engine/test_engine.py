@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import warnings
+import weakref
 from operator import add
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import graphmill
 from graphmill.engine import Engine
 from graphmill.errors import ConfigError, EncodeError, EngineClosed, GraphError, MissingKeyError, WorkerDied
+from graphmill.workers import signals
 
 BIG = 200_000  # elements of a float64 array that lies in shared memory for certain
 
@@ -410,6 +412,19 @@ class TestDask:
             x.sum().compute(scheduler=engine.get)
         assert len(profiler.results) >= 16
         assert "100%" in capsys.readouterr().out
+
+    def test_values_shown_to_callbacks_die_where_ctrl_c_waits(self, engine):
+        """Raised in the callback of a weak reference, it would be printed and lost."""
+        held = []
+
+        def posttask(key, value, *_):
+            if key != "sum":
+                weakref.finalize(value, lambda: held.append(signals._in_place is not None))
+
+        dsk = {("x", i): (np.full, BIG, i) for i in range(20)}
+        dsk["sum"] = (sum, [(np.max, key) for key in dsk])
+        engine.get(dsk, "sum", callbacks=(None, None, None, posttask, None))
+        assert held == [True] * 20
 
     @pytest.mark.parametrize("derived", [False, True])
     def test_locks_lock_across_workers(self, engine, tmp_path, derived, caplog):

@@ -148,6 +148,8 @@ class Run:
         self._readers: Collection[Key] = ()
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
+        #: Values that were shown. They die while Ctrl-C waits: raised where memory is given back, it is lost.
+        self._shown: list[Any] = []
         #: Warnings that were given already.
         self._warned: set[Warned] = set()
         #: Whether it was said that tasks run in this process.
@@ -219,9 +221,10 @@ class Run:
         submitted, self._submitted = self._submitted, []
         released, self._released = self._released, []
         spills, self._spills = self._spills, []
-        if not submitted and not released and not spills:
+        if not submitted and not released and not spills and not self._shown:
             return
         with self._engine.access():
+            self._shown.clear()
             for key, value in released:
                 self._let_go(key, value)
             for value in spills:
@@ -269,7 +272,12 @@ class Run:
         return bool(self.inbox or self._here or self._arrived)
 
     def value_of(self, value: Any) -> Any:
-        """Make the value that is meant."""
+        """Make the value that is meant, for whoever looks at it before the next `flush`."""
+        made = self._value_of(value)
+        self._shown.append(made)
+        return made
+
+    def _value_of(self, value: Any) -> Any:
         return self._engine.read(value) if id(value) in self._held else value
 
     def cancel(self) -> None:
@@ -433,7 +441,7 @@ class Run:
         """Run a task in this process."""
         values: dict[Key, Any] = {}
         try:
-            values = {key: self.value_of(value) for key, value in task.values.items()}
+            values = {key: self._value_of(value) for key, value in task.values.items()}
             result = task.node(values)
         except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
             self.inbox.append(_failed(task.key, error))
@@ -446,6 +454,7 @@ class Run:
         """Let go of everything; may be called again."""
         with self._engine.access():
             self._closed = True
+            self._shown.clear()
             while self._arrived:
                 self._drop_report(self._arrived.popleft()[1])
             for value in self._held.values():
