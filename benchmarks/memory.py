@@ -14,7 +14,7 @@ they run without. Every answer is checked. The figures that are wanted stand bes
     python -m benchmarks.memory                                # all, on up to 4 GB each; takes half an hour
     python -m benchmarks.memory --small --only svd anomaly     # an eighth of the size
 
-Data are made once, in the folder that ``--data`` names, and take 7 GB of disk there; results, up to 3 GB.
+Data are made once, in the folder that ``--data`` names, and take 4 GB of disk there; results, up to 3 GB.
 """
 
 from __future__ import annotations
