@@ -139,7 +139,7 @@ class Worker:
             self._warm_limit = work.warm_limit
             self._keep_to_limit()
             if not work.warm_limit:
-                trim_allocator()
+                self._trim()
         shipped.add_functions(work.functions)
         shipped.forget_functions(work.forgotten)
         self._cancelled.update(work.cancelled)
@@ -232,11 +232,14 @@ class Worker:
         """Count by how many bytes the process's own memory has grown, and give back what is free of it."""
         private = private_bytes(self._pid)
         grown = max(0, private - self._private)
-        if not self._warm_limit and grown >= _WORTH_TRIMMING:
-            trim_allocator()
-            private = private_bytes(self._pid)
         self._private = private
+        if not self._warm_limit and grown >= _WORTH_TRIMMING:
+            self._trim()
         return grown
+
+    def _trim(self) -> None:
+        trim_allocator()
+        self._private = private_bytes(self._pid)
 
     def _keep_to_limit(self) -> None:
         heap = self._heap
