@@ -259,14 +259,15 @@ class _Drive:
         self._take_in(SlotsChanged(executor.slots))
         executor.flush()
         while not scheduler.done:
-            for event in executor.wait():
-                self._take_in(event)
+            events = executor.wait()
+            for left, event in zip(range(len(events) - 1, -1, -1), events, strict=True):
+                self._take_in(event, more=left > 0)
             executor.flush()
 
-    def _take_in(self, event: News) -> None:
+    def _take_in(self, event: News, *, more: bool = False) -> None:
         """Tell the scheduler of an event, and do what it answers."""
         executor, state = self.executor, self.scheduler.state
-        commands = self.scheduler.handle(event)
+        commands = self.scheduler.handle(event, more=more)
         if type(event) is TaskFinished:
             if self.log:
                 self.log.add(event.key, event.value)

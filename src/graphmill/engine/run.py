@@ -128,6 +128,8 @@ class Run:
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
         self._spills: list[Any] = []
+        #: The memory there was once all was done that the scheduler had asked for.
+        self._room_then: RoomChanged | None = None
         #: What tasks under way may take, in bytes.
         self._given: dict[Key, int] = {}
         self._released: list[tuple[Key, Any]] = []
@@ -235,6 +237,7 @@ class Run:
                 self._engine.limit.given += task.allowance
                 self._begin(task)
             self._engine.crew.flush()
+            self._room_then = self._room()
 
     def wait(self) -> Sequence[News]:
         """Wait until something has happened."""
@@ -253,18 +256,21 @@ class Run:
                 self._engine.crew.flush()
 
     def _with_limits(self, told: list[News]) -> list[News]:
-        """Add to what has happened how much memory there is now."""
+        """Add to what has happened how much memory there was when it was last in order, and which budget."""
         limit = self._engine.limit
         for event in told:
             limit.given -= self._given.pop(getattr(event, "key", None), 0)
         budget = self._budget.look(len(told))
-        room = self._room()
+        news: list[News] = []
         if budget is not None:
-            told.append(BudgetChanged(budget))
+            news.append(BudgetChanged(budget))
             if self._budget.result > limit.capacity:
                 raise MemoryLimitError(_too_big_result(self._budget.result, limit))
-        told.append(room)
-        return told
+        # First, since what has happened is yet to be counted on top of it.
+        if self._room_then is not None:
+            news.append(self._room_then)
+            self._room_then = None
+        return news + told
 
     @property
     def has_news(self) -> bool:

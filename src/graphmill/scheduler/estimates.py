@@ -93,7 +93,8 @@ class Estimates:
                 self._seconds[kind] = before + _LAST * (seconds - before)
         batch = batch_of(key)
         if taken is not None:
-            self._taken[batch] = max(taken, _sunk(self._taken.get(batch, 0), taken))
+            # Too much costs less than too little, by which a task has to be run again.
+            self._taken[batch] = max(taken, self._taken.get(batch, 0) * 31 // 32)
         if nbytes is None or not self._learn_size(batch, nbytes if nbytes >= SMALL else 0):
             return False
         self.changes += 1

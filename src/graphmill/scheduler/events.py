@@ -72,7 +72,10 @@ class BudgetChanged:
 
 @dataclass(slots=True, unsafe_hash=True)
 class RoomChanged:
-    """There is a limit to memory, and so much is left under it."""
+    """There is a limit to memory, and so much was left under it when all commands had been followed.
+
+    It is told before whatever has happened since.
+    """
 
     #: Bytes that tasks may take that start now, beside all that runs and all that is held.
     free: int

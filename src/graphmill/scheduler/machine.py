@@ -160,13 +160,15 @@ class Scheduler:
             return not state.running
         return not (state.running or state.waiting or state.ready)
 
-    def handle(self, event: Event) -> list[Command]:
+    def handle(self, event: Event, *, more: bool = False) -> list[Command]:
         """Take in an event.
 
         Parameters
         ----------
         event
             What happened.
+        more
+            Whether something else has happened that is told next: nothing is started before.
 
         Returns
         -------
@@ -180,7 +182,7 @@ class Scheduler:
         """
         commands: list[Command] = []
         self._handlers[type(event)](event, commands)
-        if not self.stopped:
+        if not self.stopped and not more:
             self._start_tasks(commands)
         return commands
 
