@@ -124,6 +124,10 @@ class Blocks:
         """Bytes of blocks in use that are in the spill file."""
         return 0 if self._spill_file is None else self._spill_file.used
 
+    def in_memory(self, extents: Sequence[Extent]) -> bool:
+        """Tell whether any of these buffers is not in the spill file."""
+        return any(extent.arena in self._homes for extent in extents)
+
     def bytes_on_disk(self, extents: Sequence[Extent]) -> int:
         """Count the bytes of buffers that are in the spill file."""
         if self._spill_file is None:

@@ -127,7 +127,7 @@ class Run:
         self._budget: Budget
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
         self._submitted: list[_Task] = []
-        self._spills: list[Any] = []
+        self._spills: list[tuple[Key, Any]] = []
         #: The memory there was once all was done that the scheduler had asked for.
         self._room_then: RoomChanged | None = None
         #: What tasks under way may take, in bytes.
@@ -192,19 +192,19 @@ class Run:
         options = Options(Selection.PRIORITY, estimates=estimates, room=room, lost_retries=LOST_RETRIES)
         return Plan(self._priority, options)
 
-    def _room(self) -> RoomChanged:
+    def _room(self, stayed: tuple[Key, ...] = ()) -> RoomChanged:
         limit = self._engine.limit
         limit.look()
         limit.keep_warm_or_not()
-        return RoomChanged(limit.free, limit.capacity, self._budget.peak > limit.capacity)
+        return RoomChanged(limit.free, limit.capacity, self._budget.peak > limit.capacity, stayed)
 
     def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
         """Take on a task."""
         self._submitted.append(_Task(key, task, values, allowance or 0))
 
-    def spill(self, key: Key, value: Any) -> None:  # noqa: ARG002 - the protocol's
-        """Have a value moved to disk, if it is one that tasks gave."""
-        self._spills.append(value)
+    def spill(self, key: Key, value: Any) -> None:
+        """Have a value moved to disk."""
+        self._spills.append((key, value))
 
     def release(self, key: Key, value: Any) -> None:
         """Let go of a value."""
@@ -225,19 +225,28 @@ class Run:
         spills, self._spills = self._spills, []
         if not submitted and not released and not spills and not self._shown:
             return
+        if self._shown:
+            # What was shown cannot move while it is looked at, which shows once access ends.
+            with self._engine.access():
+                self._shown.clear()
         with self._engine.access():
-            self._shown.clear()
             for key, value in released:
                 self._let_go(key, value)
-            for value in spills:
-                if id(value) in self._held:
-                    self._engine.blocks.spill(value)
+            stayed = tuple([key for key, value in spills if not self._move(value)])
             for task in submitted:
                 self._given[task.key] = task.allowance
                 self._engine.limit.given += task.allowance
                 self._begin(task)
             self._engine.crew.flush()
-            self._room_then = self._room()
+            self._room_then = self._room(stayed)
+
+    def _move(self, value: Any) -> bool:
+        """Move a value to disk, if it is one that tasks gave; say whether nothing of it is in memory."""
+        blocks = self._engine.blocks
+        if id(value) not in self._held:
+            return False
+        blocks.spill(value)
+        return not blocks.in_memory(value.extents)
 
     def wait(self) -> Sequence[News]:
         """Wait until something has happened."""

@@ -83,6 +83,8 @@ class RoomChanged:
     capacity: int
     #: Whether some values have to go to disk in any case, so that it is of no use to wait with it.
     spills: bool = False
+    #: Values that were to go to disk and are still in memory, all or in part: somebody looks at them.
+    stayed: tuple[Key, ...] = ()
 
 
 @dataclass(slots=True, unsafe_hash=True)

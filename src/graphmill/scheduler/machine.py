@@ -319,6 +319,7 @@ class Scheduler:
         self.room.free = event.free
         self.room.capacity = event.capacity
         self.room.spills = event.spills
+        self.room.on_disk.difference_update(event.stayed)
 
     def _on_slots(self, event: SlotsChanged, _: list[Command]) -> None:
         self.slots = event.slots
