@@ -220,7 +220,7 @@ def _all_is_freed(request):
 
 
 class Spilling:
-    """Callbacks that move all that can be moved before each task starts, and after each has ended."""
+    """Callbacks that move all that can be moved before each task starts."""
 
     def __init__(self, engine, *only):
         self.engine = engine
@@ -228,13 +228,9 @@ class Spilling:
         self.only = only
         #: The keys whose blocks have moved, and how many bytes.
         self.moved = {}
-        self.callbacks = (None, None, self.pretask, self.posttask, None)
+        self.callbacks = (None, None, self.pretask, None, None)
 
     def pretask(self, key, dsk, state):
-        self.spill(state)
-
-    def posttask(self, key, value, dsk, state, worker):
-        del value  # what somebody looks at does not move
         self.spill(state)
 
     def spill(self, state):
