@@ -3,6 +3,7 @@
 import gc
 import re
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from graphmill import config
 from graphmill.engine import Engine
+from graphmill.engine.limit import Limit
 from graphmill.errors import ConfigError, MemoryLimitError, SpillFull
 from tests.engine.conftest import traces
 
@@ -122,6 +124,28 @@ def test_a_limit_below_what_the_program_has():
     with Engine(1, memory_limit="100MB") as engine, pytest.raises(MemoryLimitError, match="processes take"):
         engine.get({"x": (plus_one, 1)}, "x")
     del held
+
+
+@pytest.mark.parametrize(
+    ("resident", "given", "kept"),
+    [
+        (0, 0, 64 * MB),
+        (0, 990 * MB, 64 * MB),
+        (700 * MB, 0, 64 * MB),
+        (760 * MB, 0, 0),
+        (760 * MB, 990 * MB, 0),
+    ],
+)
+def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
+    blocks = SimpleNamespace(warm_limit=128 * MB, warm=0, resident=resident, occupied=lambda: resident)
+    crew = SimpleNamespace(warm_limit=64 * MB, warm=0)
+    limit = Limit(1000 * MB, list, blocks, crew)
+    limit.given = given
+    limit.keep_warm_or_not()
+    assert (blocks.warm_limit, crew.warm_limit) == (2 * kept, kept)
+    blocks.resident = 0
+    limit.keep_warm_or_not()
+    assert (blocks.warm_limit, crew.warm_limit) == (128 * MB, 64 * MB), "there is enough again"
 
 
 @pytest.mark.parametrize("limit", [0, -1, "much", "120 %%", 0.5, 1.0, "1MB"])

@@ -17,7 +17,7 @@ from graphmill.footprint import PrivateMemory
 
 #: Seconds from one look at the private memory of all processes to the next, at least.
 INTERVAL = 0.02
-#: Memory is short while less than one part in so many of the limit is free, and not any more when twice as
+#: Memory is short while less than one part in so many of the limit is unused, and not any more when twice as
 #: much is.
 _SHORT = 4
 
@@ -110,7 +110,9 @@ class Limit:
 
     def keep_warm_or_not(self) -> None:
         """Have idle pages given back while memory is short."""
-        short = self.free * _SHORT < self.nbytes * (2 if self._is_short else 1)
+        # What jobs may take is mostly more than they do.
+        unused = self.free + self.given
+        short = unused * _SHORT < self.nbytes * (2 if self._is_short else 1)
         if short != self._is_short:
             self._is_short = short
             limits = (0, 0) if short else self._warm_limits
