@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 #: From how many tasks on it pays to keep a graph out of the collections that follow.
 _MANY = 5_000
+#: Python 3.12 begins with some hundred objects frozen; whoever freezes for a purpose freezes far more.
+_FROZEN_AT_START = 1_000
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def collector_paused(tasks: int = 0) -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
-    many = tasks >= _MANY and not gc.get_freeze_count()
+    many = tasks >= _MANY and gc.get_freeze_count() < _FROZEN_AT_START
     if many:
         gc.collect(1)  # what is young now may be garbage, and must not grow old with the rest
     gc.disable()

@@ -335,10 +335,11 @@ def is_young(thing):
 @pytest.mark.parametrize(("tasks", "young"), [(10, True), (100_000, False)])
 def test_only_what_a_large_graph_leaves_counts_as_old(tasks, young):
     gc.collect()  # so that none is due while this looks
+    before = gc.get_freeze_count()
     with collector_paused(tasks):
         made = [[]]
     assert is_young(made) == young
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= before
 
 
 def test_garbage_does_not_grow_old_with_a_large_graph():
