@@ -70,7 +70,7 @@ def test_only_own_names_are_own(make_pool, path):
     pool = make_pool()
     with pytest.raises(ValueError, match="will not be removed"):
         pool.guard(f"/nowhere/{mark(mine)}0", path.replace("42", str(mine), 1))
-    assert pool._guarded == {}
+    assert pool._supervisor.guarded == {}
 
 
 def test_own_things_are_removed(tmp_path):

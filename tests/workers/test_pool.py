@@ -14,8 +14,7 @@ import psutil
 import pytest
 
 from graphmill.errors import GraphmillError, PoolError, UnsupportedPlatform
-from graphmill.workers import launch, template_handle
-from graphmill.workers import pool as pool_module
+from graphmill.workers import launch, supervisor, template_handle
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
 from graphmill.workers.signals import InterruptHold
@@ -384,7 +383,7 @@ def test_a_process_left_behind_does_not_hide_a_death(make_pool, collect):
 
 
 def test_a_worker_that_closes_its_channel_is_ended(make_pool, monkeypatch):
-    monkeypatch.setattr(pool_module, "END_LIMIT", 0.05)
+    monkeypatch.setattr(supervisor, "END_LIMIT", 0.05)
     pool = make_pool()
     pool.send(0, ("deafen",))
     assert until_died(pool).signal == KILLED
@@ -474,7 +473,7 @@ def test_last_words_come_before_a_death_with_the_template(make_pool, ask, collec
 
 
 def test_a_process_left_behind_does_not_hide_a_death_with_the_template(make_pool, collect, monkeypatch):
-    monkeypatch.setattr(pool_module, "END_LIMIT", 0.2)
+    monkeypatch.setattr(supervisor, "END_LIMIT", 0.2)
     pool = make_pool(2)
     pool.send(0, ("leave_child_behind",))
     (_, left), _ = collect(pool, 2)

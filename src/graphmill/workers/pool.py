@@ -2,58 +2,40 @@
 
 Knows nothing of tasks: it carries messages, and tells who has died. Nothing here waits for a process
 except `poll`, which the caller gives a limit, and `close`, which has its own. How the template is started
-that workers are forked from is the matter of `template_handle`.
+that workers are forked from is the matter of `template_handle`; what becomes of them, that of `supervisor`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import pickle
 import selectors
-import signal
 import socket
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Self
 from weakref import WeakSet
 
-from graphmill.errors import ChannelClosed, PoolError, UnsupportedPlatform
+from graphmill.errors import PoolError, UnsupportedPlatform
 from graphmill.workers import leftovers
-from graphmill.workers.channel import PollChannel
 from graphmill.workers.descriptors import socket_pair
 from graphmill.workers.handle import Handle, Phase
 from graphmill.workers.messages import (
     ANY_TASK,
-    Died,
-    Exited,
-    Failed,
-    Fork,
-    Forked,
     Guard,
-    Hello,
     Interrupt,
     Kill,
-    NotForked,
     Unguard,
 )
-from graphmill.workers.place import Surroundings
 from graphmill.workers.preload import Preloads
 from graphmill.workers.signals import InterruptHold
+from graphmill.workers.supervisor import Event, Supervisor
 from graphmill.workers.template_handle import TemplateHandle
-
-logger = logging.getLogger(__name__)
-
-#: Seconds from the end of a worker's channel to the end of its process, or from the template's end
-#: to that of its workers; then force is used, and after as many again they are taken for dead.
-END_LIMIT: Final = 2.0
-#: What `Pool.poll` gives: the worker's number, and a message of its or `Died`.
-Event: TypeAlias = tuple[int, Any]
 
 #: Pools to be closed when the interpreter ends, and let go of after a fork.
 _open_pools: WeakSet[Pool] = WeakSet()
@@ -94,16 +76,9 @@ class Pool:
     __slots__ = (
         "__weakref__",
         "_closed",
-        "_deadlines",
-        "_events",
-        "_failure",
-        "_guarded",
         "_pid",
-        "_selector",
-        "_serve",
-        "_surroundings",
+        "_supervisor",
         "_template",
-        "_trouble",
         "_wake_ends",
         "_woken",
         "_workers",
@@ -125,21 +100,11 @@ class Pool:
             )
         if num_workers < 1:
             raise ValueError(f"A pool needs at least one worker; got {num_workers}")
-        self._serve = serve
         packed = pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
         self._template = TemplateHandle(serve, packed, Preloads(preload), num_workers)
-        self._workers = [Handle(number) for number in range(num_workers)]
-        self._guarded: dict[str, None] = {}
-        self._events: list[Event] = []
-        #: Why the pool cannot be used any more.
-        self._failure: str | None = None
-        #: What the next poll must raise.
-        self._trouble: str | None = None
-        #: When to stop waiting for the end of workers that should have ended, by number.
-        self._deadlines: dict[int, float] = {}
-        self._surroundings = Surroundings()
+        self._supervisor = Supervisor(self._template, serve, num_workers)
+        self._workers = self._supervisor.workers
         self._pid = os.getpid()
-        self._selector: selectors.BaseSelector | None = None
         self._wake_ends: tuple[socket.socket, socket.socket] | None = None
         self._woken = False
         self._closed = False
@@ -156,12 +121,12 @@ class Pool:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            if self._selector is not None and os.getpid() == self._pid:
+            if self._supervisor.selector is not None and os.getpid() == self._pid:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "new" if self._selector is None else "started"
+        state = "closed" if self._closed else "new" if self._supervisor.selector is None else "started"
         return f"<Pool of {len(self._workers)} workers, {state}>"
 
     @property
@@ -194,22 +159,22 @@ class Pool:
             If processes cannot be started here, or the pool is closed, or belongs to another process.
         """
         self._require_usable()
-        if self._selector is not None:
+        if self._supervisor.selector is not None:
             return
         with InterruptHold():
-            self._selector = selectors.DefaultSelector()
+            selector = self._supervisor.selector = selectors.DefaultSelector()
             self._wake_ends = socket_pair()
             for end in self._wake_ends:
                 end.setblocking(False)
-            self._selector.register(self._wake_ends[0], selectors.EVENT_READ)
+            selector.register(self._wake_ends[0], selectors.EVENT_READ)
             try:
-                self._start_template()
+                self._supervisor.start_template()
             except BaseException:
                 self._close_descriptors()
                 raise
             _remember(self)
             for worker in self._workers:
-                self._start_worker(worker)
+                self._supervisor.start_worker(worker)
 
     def close(self) -> None:
         """End all workers, whatever they do, and let go of everything; may be called again.
@@ -222,15 +187,15 @@ class Pool:
             self._abandon()
             return
         self._closed = True
-        if self._selector is None:
+        if self._supervisor.selector is None:
             return  # it never started
         with InterruptHold():
             _open_pools.discard(self)
             for worker in self._workers:
-                self._forget(worker)
+                self._supervisor.forget(worker)
             self._template.end()
             self._close_descriptors()
-            self._events.clear()
+            self._supervisor.events.clear()
 
     def restart(self, worker: int) -> None:
         """Start a worker anew, after its `Died` was told.
@@ -242,12 +207,12 @@ class Pool:
         """
         self._require_usable()
         place = self._workers[worker]
-        if self._selector is None or place.phase is not Phase.DEAD:
+        if self._supervisor.selector is None or place.phase is not Phase.DEAD:
             raise PoolError(f"Worker {worker} cannot be started again: it is not dead")
         with InterruptHold():
             if self._template.channel is None:
-                self._start_template()
-            self._start_worker(place)
+                self._supervisor.start_template()
+            self._supervisor.start_worker(place)
 
     # ---- messages
 
@@ -275,16 +240,16 @@ class Pool:
         if channel is None:
             raise PoolError(f"Worker {worker} is dead; restart it first")
         with InterruptHold():
-            here = self._surroundings.here()
+            here = self._supervisor.surroundings.here()
             try:
                 if place.place is not here:
                     channel.send(here)
                     place.place = here
                 channel.send(*messages)
             except BaseException as error:
-                if not self._lose(place, channel, error):
+                if not self._supervisor.lose(place, channel, error):
                     raise
-            place.watch(self._registry())
+            place.watch(self._supervisor.registry())
 
     def poll(self, timeout: float) -> list[Event]:
         """Wait for messages of workers, and for deaths.
@@ -315,17 +280,19 @@ class Pool:
         with InterruptHold() as hold:
             while True:
                 now = time.monotonic()
-                ready = self._events or self._woken or self._failure or self._trouble
+                supervisor = self._supervisor
+                ready = supervisor.events or self._woken or supervisor.failure or supervisor.trouble
                 left = 0 if ready else max(deadline - now, 0)
-                self._step(hold, min(left, self._time_to_next_limit(now)))
-                if self._events:
+                self._step(hold, min(left, self._supervisor.time_to_next_limit(now)))
+                if self._supervisor.events:
                     break
-                self._raise_trouble()
+                self._supervisor.raise_trouble()
                 if self._woken or time.monotonic() >= deadline:
                     break
             self._woken = False
         # Only now: a Ctrl-C that was held back is raised above, and then the next call gives these.
-        events, self._events = self._events, []
+        supervisor = self._supervisor
+        events, supervisor.events = supervisor.events, []
         return events
 
     def wake(self) -> None:
@@ -388,163 +355,28 @@ class Pool:
                     f"with {leftovers.mark(self._pid)!r} is sure to be this process's own"
                 )
         self._tell(Guard(names))
-        self._guarded.update(dict.fromkeys(names))
+        self._supervisor.guarded.update(dict.fromkeys(names))
 
     def unguard(self, *paths: str | os.PathLike[str]) -> None:
         """Guard files and folders no more."""
         names = tuple(os.fspath(path) for path in paths)
         for name in names:
-            self._guarded.pop(name, None)
+            self._supervisor.guarded.pop(name, None)
         self._tell(Unguard(names))
 
-    # ---- the template
-
-    def _start_template(self) -> None:
-        self._template.start(self._registry(), self._surroundings.here(), self._guarded)
-
-    def _tell(self, message: object, descriptor: int | None = None) -> None:
+    def _tell(self, message: object) -> None:
         """Send a message to the template, if there is one."""
         self._require_usable()
         with InterruptHold():
-            self._template.send(message, descriptor)
+            self._supervisor.tell(message)
 
-    def _on_template(self, channel: PollChannel) -> None:
-        for message in self._template.receive(channel):
-            self._hear(message)
-        if channel.ended:
-            self._template_ended()
-
-    def _hear(self, message: object) -> None:
-        match message:
-            case Forked(worker=number, pid=pid):
-                self._workers[number].began(pid)
-            case Exited(worker=number, pid=pid, code=code):
-                if self._workers[number].pid == pid:
-                    died = Died(pid, code, None) if code >= 0 else Died(pid, None, -code)
-                    self._bury(self._workers[number], died)
-            case NotForked(worker=number, reason=reason):
-                self._forget(self._workers[number])
-                self._trouble = f"Worker {number} cannot be started: {reason}"
-            case Failed(reason=reason):
-                self._failure = f"Workers cannot run {self._serve}:\n{reason}"
-            case _:
-                raise PoolError(f"The template process said what nobody understands: {message!r}")
-
-    def _template_ended(self) -> None:
-        """The template is gone: its workers go with it, those that it had not begun do not."""
-        was_ready = self._template.ready
-        self._template.died()
-        waiting = False
-        for worker in self._workers:
-            if worker.phase is Phase.DEAD:
-                continue
-            if worker.phase is Phase.STARTING and not was_ready:
-                waiting = True
-                continue
-            worker.orphaned = True
-            self._deadlines[worker.number] = time.monotonic() + END_LIMIT
-            # If its process is not known, it may have begun all the same, and have read some of its
-            # messages: they cannot be sent anew. Without this end, the channel's end shows when it is gone.
-            worker.hand_over()
-            if worker.channel is not None and worker.channel.ended:
-                self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
-        if waiting and self._failure is None:
-            self._start_again()
-
-    def _start_again(self) -> None:
-        """Start another template for workers that none has forked yet."""
-        if self._template.hopeless:
-            self._failure = (
-                "The template process ended again and again before it could fork a worker; "
-                "what it printed may say why"
-            )
-            return
-        try:
-            self._start_template()
-        except PoolError as error:
-            self._failure = str(error)
-            return
-        for worker in self._workers:
-            if worker.phase is Phase.STARTING and worker.far_end is not None:
-                self._tell(Fork(worker.number), worker.far_end.fileno())
-
-    # ---- workers
-
-    def _start_worker(self, worker: Handle) -> None:
-        descriptor = worker.open(self._registry(), self._template.place)
-        self._tell(Fork(worker.number), descriptor)
-
-    def _on_worker(self, worker: Handle, channel: PollChannel, events: int) -> None:
-        try:
-            if events & selectors.EVENT_WRITE:
-                channel.flush()
-            if events & selectors.EVENT_READ:
-                self._listen(worker, channel.receive())
-        except BaseException as error:
-            if not self._lose(worker, channel, error):
-                raise
-        worker.watch(self._registry())
-        if channel.ended:
-            if worker.orphaned:
-                self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
-            else:
-                self._deadlines.setdefault(worker.number, time.monotonic() + END_LIMIT)
-
-    def _listen(self, worker: Handle, messages: list[Any]) -> None:
-        for message in messages:
-            if type(message) is Hello:
-                worker.began(message.pid)
-            else:
-                self._events.append((worker.number, message))
-
-    def _lose(self, worker: Handle, channel: PollChannel, error: BaseException) -> bool:
-        """End a worker whose channel has lost its place: nobody could hear of it any more.
-
-        Returns
-        -------
-        bool
-            Whether the error says no more than that.
-        """
-        if channel.lost and not channel.ended:
-            logger.warning("The channel to worker %d is lost: %s", worker.number, error)
-            channel.ended = True
-            worker.watch(self._registry())
-            self._force(worker)
-        return isinstance(error, ChannelClosed)
-
-    def _force(self, worker: Handle) -> None:
-        """End a worker that should have ended; its last deadline begins."""
-        worker.forced = True
-        self._deadlines[worker.number] = time.monotonic() + END_LIMIT
-        if not worker.orphaned:
-            self._tell(Kill(worker.number))
-        elif worker.pid is not None:
-            # Its channel is open, so that the process exists, and the number is not another's.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
-
-    def _bury(self, worker: Handle, died: Died) -> None:
-        """Tell a worker's death, after all that it had sent."""
-        channel = worker.channel
-        try:
-            if channel is not None:
-                self._listen(worker, channel.drain())
-        finally:
-            self._events.append((worker.number, died))
-            self._forget(worker)
-
-    def _forget(self, worker: Handle) -> None:
-        """Let go of a worker."""
-        self._deadlines.pop(worker.number, None)
-        worker.clear(self._registry())
-
-    # ---- waiting
+    # ---- parts
 
     def _step(self, hold: InterruptHold, timeout: float) -> None:
         """Wait once, and deal with what happened."""
         hold.open_window()
         try:
-            ready = self._registry().select(timeout)
+            ready = self._supervisor.registry().select(timeout)
         finally:
             hold.close_window()
         for key, events in ready:
@@ -554,38 +386,13 @@ class Pool:
                 channel = worker.channel
                 # What came before in this list may have let go of it.
                 if channel is not None and source is channel:
-                    self._on_worker(worker, channel, events)
+                    self._supervisor.on_worker(worker, channel, events)
             elif source is self._template.channel:
-                self._on_template(source)
+                self._supervisor.on_template(source)
             elif self._wake_ends is not None and source is self._wake_ends[0]:
                 self._wake_ends[0].recv(4096)
                 self._woken = True
-        self._check_limits()
-
-    def _time_to_next_limit(self, now: float) -> float:
-        """Count the seconds until something that is waited for has taken too long."""
-        limit = self._template.limit
-        if self._deadlines:
-            limit = min(limit, *self._deadlines.values())
-        return max(limit - now, 0)
-
-    def _check_limits(self) -> None:
-        if self._time_to_next_limit(now := time.monotonic()) > 0:
-            return
-        for number, deadline in list(self._deadlines.items()):
-            if deadline <= now:
-                worker = self._workers[number]
-                if worker.forced:
-                    self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
-                else:
-                    self._force(worker)
-        self._template.check_limit(now)
-
-    # ---- parts
-
-    def _registry(self) -> selectors.BaseSelector:
-        assert self._selector is not None
-        return self._selector
+        self._supervisor.check_limits()
 
     def _require_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -593,13 +400,9 @@ class Pool:
         if self._closed:
             raise PoolError("The pool is closed")
 
-    def _raise_trouble(self) -> None:
-        trouble, self._trouble = self._trouble, None
-        if self._failure or trouble:
-            raise PoolError(self._failure or trouble)
-
     def _close_descriptors(self) -> None:
-        selector, self._selector = self._selector, None
+        supervisor = self._supervisor
+        selector, supervisor.selector = supervisor.selector, None
         if selector is not None:
             selector.close()
         ends, self._wake_ends = self._wake_ends, None
