@@ -35,7 +35,8 @@ from benchmarks.cgroup import Group, NoGroup
 from benchmarks.demo import read_once
 from benchmarks.run_workload import limits
 from benchmarks.watched import HEAD, MB, Bench, Ran, Setting, Wanted
-from benchmarks.workloads import WORKLOADS, Sizes, Workload
+from benchmarks.workload import Stored
+from benchmarks.workloads import WORKLOADS, Sizes
 
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": MB, "GB": 10**9}
 
@@ -78,7 +79,7 @@ class Report:
     figures: list[Figure]
 
 
-def measure(bench: Bench, workload: Workload, wanted: Wanted) -> Report:
+def measure(bench: Bench, workload: Stored, wanted: Wanted) -> Report:
     """Run one workload in all settings."""
     limit = wanted.sizes.limit if limits() else None
     threads, free = bench.best(workload, Setting("threads"), Setting("graphmill"))
@@ -216,7 +217,7 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0 if all(ran.right for ran in runs) else 1
 
 
-def measured(workload: Workload, wanted: Wanted) -> Report:
+def measured(workload: Stored, wanted: Wanted) -> Report:
     """Make data, run one workload in all settings, and print what comes of it meanwhile."""
     print(f"\n{workload.name}: {workload.title}", flush=True)
     read_once(workload.make())

@@ -16,14 +16,11 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
-import numpy as np
-
 from benchmarks.trace import Recorder, write
+from benchmarks.workload import dask_compute, keep
 from benchmarks.workloads import WORKLOADS, Sizes
 from graphmill import Engine
 
-compute: Any = dask.compute  # type: ignore[attr-defined]
 SCHEDULERS = ("graphmill", "threads")
 
 
@@ -53,7 +50,7 @@ def run(wanted: argparse.Namespace) -> dict[str, Any]:
             options = {"scheduler": made.get}
         if wanted.trace is not None:
             stack.enter_context(recorder)
-        results = compute(*collections, **options)
+        results = dask_compute(*collections, **options)
         seconds = time.perf_counter() - begin
         memory = made.memory() if hasattr(made, "memory") else None
     keep(results, wanted.output)
@@ -61,13 +58,6 @@ def run(wanted: argparse.Namespace) -> dict[str, Any]:
         write(recorder.events, wanted.trace)
     told = asdict(memory) if is_dataclass(memory) and not isinstance(memory, type) else None
     return {"seconds": seconds, "memory": told}
-
-
-def keep(results: Sequence[Any], output: Path) -> None:
-    """Store what was given back for the check; for what tasks have stored, that is nothing."""
-    for number, value in enumerate(results):
-        if np.size(value):
-            np.save(output / f"result-{number}.npy", value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

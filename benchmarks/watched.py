@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks.cgroup import Group
 from benchmarks.footprint import Memory, ProgramFailed, watch
 from benchmarks.trace import Event, read
-from benchmarks.workloads import Sizes, Workload
+from benchmarks.workload import Stored
+from benchmarks.workloads import Sizes
 
 MB = 10**6
 
@@ -95,7 +96,7 @@ class Bench:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
 
-    def run(self, workload: Workload, setting: Setting, *, trace: bool = False) -> Ran:
+    def run(self, workload: Stored, setting: Setting, *, trace: bool = False) -> Ran:
         """Run a workload in a process of its own, and check its answer."""
         wanted = self._wanted
         with ExitStack() as stack:
@@ -132,7 +133,7 @@ class Bench:
         print(row(ran), flush=True)
         return ran
 
-    def _command(self, workload: Workload, setting: Setting, output: Path, record: Path | None) -> list[str]:
+    def _command(self, workload: Stored, setting: Setting, output: Path, record: Path | None) -> list[str]:
         wanted = self._wanted
         command = [sys.executable, "-m", "benchmarks.run_workload", workload.name]
         command += ["--scheduler", setting.scheduler, "--workers", str(wanted.workers)]
@@ -150,7 +151,7 @@ class Bench:
             return "killed"
         return (error.footprint.output.strip().splitlines() or [f"ended with {error.code}"])[-1]
 
-    def best(self, workload: Workload, *settings: Setting) -> list[Ran]:
+    def best(self, workload: Stored, *settings: Setting) -> list[Ran]:
         """Run settings in turn, several times each; take the quickest of each that ended well."""
         rounds = [[self.run(workload, setting) for setting in settings] for _ in range(self._wanted.repeats)]
         return [min(runs, key=lambda ran: (not ran.right, ran.seconds)) for runs in zip(*rounds, strict=True)]

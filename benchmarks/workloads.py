@@ -6,26 +6,28 @@ without Dask: from how the data are made, or by NumPy chunk by chunk.
 
 from __future__ import annotations
 
-import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dask.array
 import numpy as np
-import zarr
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.known import KnownArray
+from benchmarks.workload import (
+    DOUBLE,
+    SINGLE,
+    Array,
+    Stored,
+    checksum,
+    differs,
+    opened,
+    result,
+    stored_later,
+)
 
 da: Any = dask.array
-Array = NDArray[Any]
-
-#: What results in single and in double precision may be off by, relative to the largest value.
-SINGLE, DOUBLE = 1e-5, 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,89 +55,17 @@ class Sizes:
         return 6_000 if self.small else 16_000
 
     @property
+    def banded(self) -> int:
+        """Rows of a square matrix that is rechunked: four times the limit."""
+        return int(round((4 * self.limit / 8) ** 0.5, -2))
+
+    @property
     def tall(self) -> int:
         """Rows of a tall matrix: 2 GB."""
         return 320_000 if self.small else 2_560_000
 
 
-class Workload(ABC):
-    """A computation, its data, and its answer.
-
-    Parameters
-    ----------
-    sizes : Sizes
-        How large the data are.
-    folder : Path
-        Where they are, and what is remembered of right answers.
-    """
-
-    name: ClassVar[str]
-    #: What is computed, in few words.
-    title: ClassVar[str]
-
-    def __init__(self, sizes: Sizes, folder: Path) -> None:
-        self.sizes = sizes
-        self.folder = folder
-
-    @property
-    @abstractmethod
-    def data(self) -> KnownArray:
-        """What it is computed from."""
-
-    def make(self) -> Path:
-        """Make the data unless they are there; give the store."""
-        return self.data.make(self.folder)
-
-    def read(self) -> Any:
-        """Give the data as Dask reads them."""
-        return da.from_zarr(str(self.data.store(self.folder)))
-
-    @abstractmethod
-    def collections(self, output: Path) -> list[Any]:
-        """Give what Dask is to compute; what is to be stored goes into a folder."""
-
-    @abstractmethod
-    def mistake(self, output: Path) -> str | None:
-        """Say what is wrong in a folder, where each result that was not stored is ``result-<number>.npy``."""
-
-    def rows(self, step: int) -> Iterator[Array]:
-        """Read the stored data without Dask, so many rows at a time."""
-        stored = opened(self.data.store(self.folder))
-        for first in range(0, stored.shape[0], step):
-            yield stored[first : first + step]
-
-    def remembered(self, what: str, work_out: Any) -> Array:
-        """Work out what is right only once for the same data."""
-        store = self.data.store(self.folder)
-        path = store.with_name(f"{store.stem}-{what}.npy")
-        if not path.exists():
-            np.save(path, work_out())
-        found: Array = np.load(path)
-        return found
-
-
-def opened(store: Path) -> Any:
-    """Open a stored array to read it."""
-    return zarr.open_array(str(store), mode="r")
-
-
-def result(output: Path, number: int) -> Array:
-    """Read a result that was given back."""
-    found: Array = np.load(output / f"result-{number}.npy")
-    return found
-
-
-def differs(what: str, found: Any, right: Any, tolerance: float) -> str | None:
-    """Say by how much a result is wrong, unless it is little."""
-    found, right = np.asarray(found, dtype="f8"), np.asarray(right, dtype="f8")
-    if found.shape != right.shape:
-        return f"{what} has shape {found.shape}, not {right.shape}"
-    off, largest = float(np.abs(found - right).max()), float(np.abs(right).max())
-    # NaN is not less than anything.
-    return None if off <= tolerance * largest else f"{what} is off by {off:g} of {largest:g}"
-
-
-class OnCube(Workload):
+class OnCube(Stored):
     """Something of a cube of maps."""
 
     @property
@@ -243,18 +173,13 @@ class Smooth(OnCube):
         return np.array(found, dtype="u4")
 
 
-def checksum(array: Array) -> int:
-    """Sum up the bits of an array."""
-    return zlib.crc32(np.ascontiguousarray(array).data)
-
-
 def smoothed(block: Array) -> Array:
     """Weigh each value with its neighbours along all axes."""
     found: Array = ndimage.gaussian_filter(block, sigma=1, radius=1, mode="nearest")
     return found
 
 
-class TransposeSum(Workload):
+class TransposeSum(Stored):
     """Each chunk is needed with its mirror image, which is stored far away."""
 
     name = "transpose"
@@ -281,7 +206,7 @@ class TransposeSum(Workload):
         return np.array(2 * total / self.sizes.square**2)
 
 
-class Rechunk(Workload):
+class Rechunk(Stored):
     """All of an array four times the limit must be read before the last column is complete."""
 
     name = "rechunk"
@@ -290,7 +215,7 @@ class Rechunk(Workload):
     @property
     def data(self) -> KnownArray:
         """A square matrix in bands of rows."""
-        side = round((4 * self.sizes.limit / 8) ** 0.5 / 100) * 100
+        side = self.sizes.banded
         return KnownArray("rows", (side, side), (max(1, self.sizes.chunk // (8 * side)), side), "f8")
 
     def collections(self, output: Path) -> list[Any]:
@@ -309,7 +234,7 @@ class Rechunk(Workload):
         return None
 
 
-class Svd(Workload):
+class Svd(Stored):
     """The left factor of each chunk has to wait until those of all chunks are there."""
 
     name = "svd"
@@ -340,11 +265,6 @@ class Svd(Workload):
         return differs("u.T u", product, one, DOUBLE) or differs("v v.T", v @ v.T, one, DOUBLE)
 
 
-def stored_later(x: Any, output: Path) -> Any:
-    """Give what stores an array in a folder once it is computed."""
-    return x.to_zarr(str(output / "stored.zarr"), compute=False)
-
-
-WORKLOADS: dict[str, type[Workload]] = {
+WORKLOADS: dict[str, type[Stored]] = {
     workload.name: workload for workload in (Anomaly, TransposeSum, ThreeMeans, Rechunk, Svd, Smooth)
 }

@@ -10,11 +10,11 @@ zarr = pytest.importorskip("zarr")
 pytest.importorskip("scipy")
 
 from benchmarks.known import KnownArray  # noqa: E402 - only where those are
-from benchmarks.run_workload import keep  # noqa: E402
+from benchmarks.workload import keep  # noqa: E402
 from benchmarks.workloads import WORKLOADS  # noqa: E402
 
 #: One map of the cube is one chunk.
-SIZES = SimpleNamespace(limit=2_000_000, chunk=720 * 1440 * 4, days=5, square=1500, tall=20_000)
+SIZES = SimpleNamespace(banded=1000, chunk=720 * 1440 * 4, days=5, square=1500, tall=20_000)
 
 
 @pytest.fixture(params=WORKLOADS)
