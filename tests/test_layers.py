@@ -32,6 +32,7 @@ LAYERS = (
     ("config", "callbacks", "collector", "release_log"),
     ("apply", "loop"),
     ("local",),
+    ("diagnostics",),
     ("engine",),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

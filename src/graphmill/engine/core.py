@@ -22,6 +22,7 @@ from typing import Any, Self
 from weakref import WeakSet
 
 from graphmill import config
+from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Crew
 from graphmill.engine.limit import Limit, MemoryUse
@@ -132,6 +133,8 @@ class Engine:
         #: How many runs go on, and whether it is closed once there are none.
         self._runs = 0
         self._retired = False
+        #: Who watches its runs, and no others.
+        self.watchers: list[Watcher] = []
         self.numbers = Numbers()
         self.estimates = Estimates()
         self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve")
@@ -286,6 +289,23 @@ class Engine:
         with self.access():
             return self.limit.use()
 
+    def glance(self) -> Glance | None:
+        """Look at what it has and does, from any thread; None if it is not running.
+
+        Whoever polls the workers is not disturbed: blocks and workers change only under the lock, and that
+        is free meanwhile.
+        """
+        with self._condition:
+            if not self._started or self._closed:
+                return None
+            self._depth += 1  # a view that dies here must change nothing that is looked at
+            try:
+                return self.limit.glance()
+            finally:
+                self._depth -= 1
+                if not self._polling:
+                    self._unpin()
+
     # ---- running graphs
 
     def get(
@@ -355,7 +375,8 @@ class Engine:
         settings_of_dask = dask_settings()
         with self.access():
             self.crew.settings = settings_of_dask
-        run = Run(self, limit)
+        log = begin_log(self, self.watchers)
+        run = Run(self, limit, log)
         values: dict[Any, Any] = dict(cache or {})
         try:
             run_graph(dsk, keys, run, values, replace(settings, plan=run.plan))
@@ -366,6 +387,8 @@ class Engine:
             return nested
         finally:
             run.close()
+            if log is not None:
+                log.end()
 
     # ---- what runs need
 

@@ -35,7 +35,7 @@ class Client(Protocol):
     def on_report(self, flight: Flight, report: Report, worker: int) -> None:
         """Take in what became of a job."""
 
-    def on_lost(self, flight: Flight, died: Died) -> None:
+    def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
         """Take in that a worker died while it ran a job."""
 
 
@@ -251,6 +251,11 @@ class Crew:
         """Bytes of idle pages that workers keep."""
         return sum([seat.warm for seat in self._seats])
 
+    @property
+    def busy(self) -> int:
+        """How many workers have something to do."""
+        return sum([bool(seat.flights) for seat in self._seats])
+
     # ---- what workers say
 
     def take_in(self, events: Iterable[tuple[int, Any]]) -> None:
@@ -299,7 +304,7 @@ class Crew:
         for at, flight in enumerate(flights):
             # Workers run jobs in the order in which they get them: only the first had begun.
             if at == 0 and begun:
-                flight.client.on_lost(flight, died)
+                flight.client.on_lost(flight, died, seat.number)
             elif not flight.client.cancelled:
                 self.submit(flight)
             self._blocks.drop(flight.extents)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from graphmill.diagnostics.watch import Glance
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.crew import Crew
 from graphmill.footprint import PrivateMemory
@@ -117,6 +118,23 @@ class Limit:
             self._is_short = short
             limits = (0, 0) if short else self._warm_limits
             self._blocks.warm_limit, self._crew.warm_limit = limits
+
+    def glance(self) -> Glance:
+        """Tell what there is now, for those who watch."""
+        blocks = self._blocks
+        self.look()
+        return Glance(
+            time=time.perf_counter(),
+            limit=self.nbytes,
+            private=self.private,
+            arenas=blocks.occupied(),
+            live=blocks.live,
+            warm=self.warm,
+            on_disk=blocks.on_disk,
+            spilled=blocks.spilled,
+            read_back=self.read_back,
+            busy=self._crew.busy,
+        )
 
     def use(self) -> MemoryUse:
         """Tell what the memory is used for now."""

@@ -7,6 +7,7 @@ it; or the value itself, where the graph or a task in this process had it.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graphmill.diagnostics.log import Outcome, RunLog
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
@@ -116,9 +118,11 @@ class Run:
         Whose workers run them.
     limit
         How many tasks may run at once.
+    log
+        What is to be written for those who watch; None if nobody does.
     """
 
-    def __init__(self, engine: Host, limit: int) -> None:
+    def __init__(self, engine: Host, limit: int, log: RunLog | None = None) -> None:
         self._engine = engine
         self._limit = limit
         self._graph = Graph()
@@ -132,6 +136,9 @@ class Run:
         self._room_then: RoomChanged | None = None
         #: What tasks under way may take, in bytes.
         self._given: dict[Key, int] = {}
+        self._log = log
+        if log is not None:
+            log.under_way = self._given
         self._released: list[tuple[Key, Any]] = []
         #: What workers reported, and was not looked at by the thread whose run it is.
         self._arrived: deque[tuple[Flight, Report, int]] = deque()
@@ -167,6 +174,8 @@ class Run:
     def plan(self, graph: Graph, results: Collection[Key]) -> Plan:
         """Order a graph, and find what must stay in this process."""
         self._graph, self._results = graph, results
+        if self._log is not None:
+            self._log.plan(graph)
         targets = find_targets(graph)
         self._readers = targets.readers
         for target in targets.objects.values():
@@ -232,7 +241,7 @@ class Run:
         with self._engine.access():
             for key, value in released:
                 self._let_go(key, value)
-            stayed = tuple([key for key, value in spills if not self._move(value)])
+            stayed = tuple([key for key, value in spills if not self._move(key, value)])
             for task in submitted:
                 self._given[task.key] = task.allowance
                 self._engine.limit.given += task.allowance
@@ -240,12 +249,15 @@ class Run:
             self._engine.crew.flush()
             self._room_then = self._room(stayed)
 
-    def _move(self, value: Any) -> bool:
+    def _move(self, key: Key, value: Any) -> bool:
         """Move a value to disk, if it is one that tasks gave; say whether nothing of it is in memory."""
         blocks = self._engine.blocks
         if id(value) not in self._held:
             return False
-        blocks.spill(value)
+        began = time.perf_counter()
+        moved = blocks.spill(value)
+        if moved and self._log is not None:
+            self._log.moved(key, began, moved)
         return not blocks.in_memory(value.extents)
 
     def wait(self) -> Sequence[News]:
@@ -384,6 +396,8 @@ class Run:
         """Turn a report into news."""
         task, node = flight.about
         self._shipper.forget(node)
+        if self._log is not None:
+            self._log.report(task.key, report, worker)
         if report.result is not None:
             value = self._take(report.result)
             writes = None if report.writes is None else self._take(report.writes)
@@ -404,10 +418,12 @@ class Run:
             error = decode_exception(report.error)
             self._here.append(_Rest(task.key, error, None, report.warned, worker, report.seconds, 0))
 
-    def on_lost(self, flight: Flight, died: Died) -> None:
+    def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
         """Take in that a worker died while it ran a job."""
         task, node = flight.about
         self._shipper.forget(node)
+        if self._log is not None:
+            self._log.lost(task.key, worker, describe(died))
         error = WorkerDied(
             f"A worker died while it ran the task {task.key!r} ({describe(died)}); "
             f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"
@@ -455,6 +471,7 @@ class Run:
     def _run_here(self, task: _Task) -> None:
         """Run a task in this process."""
         values: dict[Key, Any] = {}
+        began, outcome = time.perf_counter(), Outcome.FAILED
         try:
             values = {key: self._value_of(value) for key, value in task.values.items()}
             result = task.node(values)
@@ -462,6 +479,9 @@ class Run:
             self.inbox.append(_failed(task.key, error))
         else:
             self.inbox.append(TaskFinished(task.key, result))
+            outcome = Outcome.DONE
+        if self._log is not None:
+            self._log.here(task.key, began, outcome)
         del values  # what is left of them are views that somebody keeps
         self._engine.look_after(task.values.values())
 

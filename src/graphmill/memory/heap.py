@@ -208,6 +208,8 @@ class Heap:
         self._refused = 0
         #: Bytes that were live or published when that began.
         self._before = 0
+        #: Bytes that were copied in since `begin`.
+        self.copied = 0
         self._lock = threading.Lock()
         #: Addresses that were released, to be dealt with by whoever has the lock.
         self._released: deque[int] = deque()
@@ -252,7 +254,7 @@ class Heap:
             self._take_in()
             self._before = self._live_bytes + self._published_bytes
             self._allowance = allowance
-            self._most = self._refused = 0
+            self._most = self._refused = self.copied = 0
 
     @property
     def taken(self) -> int:
@@ -476,6 +478,7 @@ class Heap:
                 part, taken = self._take(nbytes)
                 self._publish(part, taken.offset, taken.length)
             part.memory[taken.offset : taken.offset + nbytes] = raw
+        self.copied += nbytes
         self._settle_releases()
         return Extent(part.arena.number, taken.offset, 0, nbytes, taken.length)
 

@@ -115,10 +115,13 @@ class Report(NamedTuple):
     stays: bool = False
     #: What the task wrote to objects that live in the engine's process: their numbers, indices and values.
     writes: Shipped | None = None
-    #: How long it took, in seconds.
+    #: When it began, in seconds of `time.perf_counter`, and how long it took.
+    began: float = 0.0
     seconds: float = 0.0
     #: The most bytes that it took besides its inputs, with its result, as far as it can be told.
     taken: int = 0
+    #: Bytes of the result that were copied to where others see them; the others were born there.
+    copied: int = 0
     #: It was stopped since it asked for more than its allowance: for so many bytes, all in all.
     refused: int = 0
     #: Bytes of its arenas' pages that the worker keeps for the next job.

@@ -168,6 +168,7 @@ class Worker:
         if failure is not None:
             raise failure  # the heap may be in disorder: the worker ends, and another takes its place
         return report._replace(
+            began=begin,
             seconds=time.perf_counter() - begin,
             pinned=tuple(pinned),
             unpinned=tuple(unpinned),
@@ -183,7 +184,7 @@ class Worker:
         report = self._try_job(job, heap)
         if report.error is not None and heap.refused:
             return report._replace(refused=heap.refused)
-        return report._replace(taken=heap.taken)
+        return report._replace(taken=heap.taken, copied=heap.copied)
 
     def _try_job(self, job: Job, heap: Heap) -> Report:
         try:

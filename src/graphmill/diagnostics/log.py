@@ -1,0 +1,213 @@
+"""What a run leaves in writing while it goes on, for whoever watches.
+
+The engine writes; nobody is called. Watchers read at their own pace, from other threads too: lists only grow,
+and single numbers are read as they are. Where nobody watches there is no log, and nothing is written.
+
+Knows what workers report. Must not know the engine, nor who reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from graphmill.graph import Graph
+from graphmill.scheduler.estimates import batch_of, name_of
+from graphmill.types import Key
+from graphmill.workers.work import Report
+
+#: The worker that stands for the caller's own process.
+CALLER = -1
+
+
+class Outcome(Enum):
+    """How one go at a task ended."""
+
+    #: It gave its result.
+    DONE = "done"
+    #: It raised an exception.
+    FAILED = "failed"
+    #: It asked for more memory than it was given, and is run again with more.
+    REFUSED = "refused"
+    #: It cannot be run by a worker, and is run in the caller's process.
+    STAYED = "stayed"
+    #: It was stopped, or never begun, since nobody wants the result any more.
+    CANCELLED = "cancelled"
+
+
+class Entry(NamedTuple):
+    """One go at a task.
+
+    A named tuple, since there is one for each task: it is made in a third of the time of a dataclass.
+    """
+
+    key: Key
+    #: Where it ran: the number of a worker, or `CALLER`.
+    worker: int
+    #: When it began, in seconds of `time.perf_counter`, which all processes share.
+    began: float
+    #: How long it took, in seconds.
+    seconds: float
+    #: The size of its result, in bytes.
+    nbytes: int
+    #: The most bytes that it took besides its inputs, with its result.
+    taken: int
+    #: Bytes of its result that had to be copied; the others were born in place, or belong to an input.
+    copied: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A value that was moved to disk."""
+
+    key: Key
+    #: When that began, in seconds of `time.perf_counter`.
+    time: float
+    #: How long it took, in seconds.
+    seconds: float
+    #: How much has moved, in bytes.
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker that died while it ran a task."""
+
+    #: The task, which is run again a few times.
+    key: Key
+    #: When it was noticed, in seconds of `time.perf_counter`.
+    time: float
+    #: The number of the worker.
+    worker: int
+    #: How it ended, in words.
+    cause: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the tasks of one layer took so far."""
+
+    #: How many have ended well.
+    count: int = 0
+    #: How long they took together, in seconds.
+    seconds: float = 0.0
+    #: The size of their results, in bytes.
+    nbytes: int = 0
+
+
+@dataclass(slots=True)
+class RunLog:
+    """The log of one run.
+
+    Parameters
+    ----------
+    entries
+        An empty list, if there is to be an entry for each task; without, tasks are only counted.
+    """
+
+    #: Each go at a task, in the order in which their ends were heard of.
+    entries: list[Entry] | None = None
+    #: When the run began and ended, in seconds of `time.perf_counter`.
+    began: float = field(default_factory=time.perf_counter)
+    ended: float | None = None
+    #: What tasks have taken, by what `batch_of` makes of their keys.
+    tallies: dict[Any, Tally] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    #: The tasks that the scheduler has handed out and not heard of yet; the run changes it.
+    under_way: Mapping[Key, Any] = field(default_factory=dict)
+    #: All tasks, once the graph has been read; None before.
+    keys: list[Key] | None = None
+    #: What each key needs, for logs with entries.
+    dependencies: Mapping[Key, AbstractSet[Key]] = field(default_factory=dict)
+
+    # ---- the engine writes
+
+    def plan(self, graph: Graph) -> None:
+        """Take note of what is to be run."""
+        if self.entries is not None:
+            self.dependencies = graph.dependencies
+        aliases = graph.aliases
+        self.keys = [key for key in graph.tasks if key not in aliases] if aliases else list(graph.tasks)
+
+    def report(self, key: Key, report: Report, worker: int) -> None:
+        """Take in what a worker says of a task."""
+        result = report.result
+        nbytes = 0
+        if result is not None:
+            outcome = Outcome.DONE
+            nbytes = len(result.payload)
+            if result.extents:
+                nbytes += sum({extent.id: extent.length for extent in result.extents}.values())
+            self._count(key, report.seconds, nbytes)
+        elif report.error is None:
+            outcome = Outcome.CANCELLED
+        elif report.refused:
+            outcome = Outcome.REFUSED
+        else:
+            outcome = Outcome.STAYED if report.stays else Outcome.FAILED
+        if self.entries is not None and outcome is not Outcome.CANCELLED:
+            self.entries.append(
+                Entry(key, worker, report.began, report.seconds, nbytes, report.taken, report.copied, outcome)
+            )
+
+    def here(self, key: Key, began: float, outcome: Outcome) -> None:
+        """Take in that a task has run in the caller's process until now."""
+        seconds = time.perf_counter() - began
+        if outcome is Outcome.DONE:
+            self._count(key, seconds, 0)
+        if self.entries is not None:
+            self.entries.append(Entry(key, CALLER, began, seconds, 0, 0, 0, outcome))
+
+    def moved(self, key: Key, began: float, nbytes: int) -> None:
+        """Take in that a value was moved to disk, from then until now."""
+        self.moves.append(Move(key, began, time.perf_counter() - began, nbytes))
+
+    def lost(self, key: Key, worker: int, cause: str) -> None:
+        """Take in that a worker has died while it ran a task."""
+        self.losses.append(Loss(key, time.perf_counter(), worker, cause))
+
+    def end(self) -> None:
+        """Take note that the run is over."""
+        self.ended = time.perf_counter()
+        self.under_way = {}
+
+    def _count(self, key: Key, seconds: float, nbytes: int) -> None:
+        batch = batch_of(key)
+        tally = self.tallies.get(batch)
+        if tally is None:
+            tally = self.tallies[batch] = Tally()
+        tally.count += 1
+        tally.seconds += seconds
+        tally.nbytes += nbytes
+
+    # ---- watchers read
+
+    def totals(self) -> Counter[Any]:
+        """Count all tasks there are, by what `batch_of` makes of their keys."""
+        return Counter(map(batch_of, self.keys or ()))
+
+    def running(self) -> Counter[str]:
+        """Count the tasks that are handed out now, by their kind."""
+        # `list` of a dictionary cannot be disturbed by the thread that changes it.
+        return Counter(kind_of(batch_of(key)) for key in list(self.under_way))
+
+
+def kind_of(batch: Any) -> str:
+    """Get what people call a kind of task: the name of its layer.
+
+    Examples
+    --------
+    >>> kind_of("sum-aggregate-1f3a"), kind_of(("load",)), kind_of(int)
+    ('sum-aggregate', 'load', 'int')
+    """
+    name = name_of(batch)
+    if type(name) is tuple and len(name) == 1:
+        (name,) = name
+    return name.__name__ if isinstance(name, type) else str(name)
