@@ -19,7 +19,7 @@ __all__ = ["Engine", "get"]
 _lock = threading.Lock()
 _default: list[Engine] = []
 #: The settings with which an engine is made, and those of the default engine.
-_SETTINGS = ("memory_limit", "warm_limit", "spill_folder", "spill_limit")
+_SETTINGS = ("memory_limit", "memory_per_worker", "warm_limit", "spill_folder", "spill_limit")
 _made_with: dict[str, Any] = {}
 
 
@@ -36,7 +36,7 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> A
     keys
         A key, or nested lists of keys.
     num_workers
-        At most so many tasks at once; by default as many as there are CPUs for this process.
+        At most so many tasks at once; by default as many as there are workers.
     **kwargs
         As for `Engine.get`.
 
@@ -58,6 +58,8 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> A
     """
     if in_worker():
         return get_sync(dsk, keys, **kwargs)
+    if num_workers is None:
+        num_workers = config.get("num_workers")
     return _default_engine(num_workers).get(dsk, keys, num_workers, **kwargs)
 
 

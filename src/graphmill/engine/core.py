@@ -54,8 +54,8 @@ KILL_LIMIT = 5.0
 PULSE = 1.0
 #: Below so many bytes of shared memory, arenas are in files instead.
 LEAST_SHARED_MEMORY = 1 << 30
-#: No engine runs with less memory, in bytes.
-LEAST_MEMORY = 64 << 20
+#: Memory that there must be for each worker by default, in bytes: two of Dask's chunks.
+MEMORY_PER_WORKER = 256 << 20
 #: Bytes of idle pages that are kept per worker by default, so that blocks are quickly used again.
 WARM_PER_WORKER = 64 << 20
 
@@ -66,7 +66,8 @@ class Engine:
     Parameters
     ----------
     num_workers : int, optional
-        How many; by default as many as there are CPUs for this process.
+        How many; by default as many as there are CPUs for this process, but no more than leaves each the
+        memory that the setting `memory_per_worker` says.
     memory_limit : int or str, optional
         How much memory all of it may take: the arenas, the workers and this process together. Bytes,
         ``"4GB"``, or ``"60%"`` of what there is for this process; by default 80%.
@@ -108,9 +109,9 @@ class Engine:
         spill_folder: str | os.PathLike[str] | None = None,
         spill_limit: float | str | None = None,
     ) -> None:
-        num_workers = _chosen("num_workers", num_workers)
-        self.num_workers = checked(available_cpus() if num_workers is None else num_workers)
         self._memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
+        num_workers = _chosen("num_workers", num_workers)
+        self.num_workers = workers_for(self._memory_limit) if num_workers is None else checked(num_workers)
         warm = bytes_of("warm_limit", _chosen("warm_limit", warm_limit))
         self._warm_limit = WARM_PER_WORKER * self.num_workers if warm is None else warm
         self._base = usable_folder(tempfile.gettempdir() if folder is None else folder)
@@ -539,6 +540,13 @@ def checked(num_workers: Any) -> int:
     return num_workers
 
 
+def workers_for(memory_limit: int) -> int:
+    """Tell how many workers there are by default: one per CPU, as far as there is memory for each."""
+    each = config.get("memory_per_worker")
+    each = MEMORY_PER_WORKER if each is None else parse_bytes(each)
+    return max(1, min(available_cpus(), memory_limit // each))
+
+
 def _chosen(name: str, argument: Any) -> Any:
     """Get a setting: the argument, or what was configured."""
     return config.get(name) if argument is None else argument
@@ -550,10 +558,10 @@ def memory_limit_of(value: Any) -> int:
         limit = parse_limit(value, total_memory())
     except ConfigError as error:
         raise ConfigError(f"memory_limit: {error}") from None
-    if limit < LEAST_MEMORY:
+    if limit < config.LEAST_MEMORY:
         raise ConfigError(
-            f"memory_limit must be at least {LEAST_MEMORY >> 20} MiB, which is what processes take that do "
-            f"nothing; got {value!r}"
+            f"memory_limit must be at least {config.LEAST_MEMORY >> 20} MiB, which is what processes take "
+            f"that do nothing; got {value!r}"
         )
     return limit
 
