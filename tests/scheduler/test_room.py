@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from graphmill.scheduler.events import (
     TaskFinished,
     TaskTooBig,
 )
+from graphmill.scheduler.policy import AdmissionQueue
 from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import start_state
 
@@ -53,6 +55,14 @@ def test_keys_that_are_strings_are_alike_if_their_names_are():
     estimates = Estimates()
     estimates.learn("load-1f", 0.1, MB, MB)
     assert estimates.nbytes("load-2e") == MB
+
+
+def test_tokens_that_are_uuids():
+    estimates = Estimates()
+    estimates.learn(f"load-file-{UUID(int=1)}", 0.1, MB, MB)
+    assert estimates.nbytes(f"load-file-{UUID(int=2)}") == MB
+    assert estimates.seconds(f"load-file-{UUID(int=3)}") == 0.1
+    assert estimates.nbytes(f"store-file-{UUID(int=4)}") is None
 
 
 def test_a_large_output_is_remembered_longer_than_a_small_one():
@@ -231,6 +241,34 @@ def test_what_does_not_fit_goes_to_disk_and_little_more():
     world = run(make(all_held_for_one(20), [(1, 0)], limit=100, outputs=[10, 10]))
     assert world.error is None
     assert 110 * MB <= world.spilled <= 130 * MB
+
+
+def test_tasks_are_sorted_anew_when_their_size_becomes_known():
+    dsk = {(name, i): (task, i) for name in "ab" for i in range(8)}
+    scheduler = make(dsk, list(dsk), limit=1000, outputs=[]).scheduler
+    ready = scheduler.state.ready
+    grows = {}
+    commands = scheduler.handle(SlotsChanged(2))
+    while commands:
+        key = commands.pop(0).key
+        commands += scheduler.handle(TaskFinished(key, "a value", 10 * MB, 0, 1.0, 10 * MB))
+        grows[key] = set(ready._growing)
+        assert grows[key] == {key for key in ready if ready.growth(key) > 0}
+    assert grows["a", 1] == {("a", i) for i in range(4, 8)}
+    assert grows["b", 1] == {("b", i) for i in range(4, 8)}
+
+
+def test_kinds_of_one_task_each_cost_no_look_at_all_the_others(monkeypatch):
+    looks = []
+    growth = AdmissionQueue.growth
+    monkeypatch.setattr(AdmissionQueue, "growth", lambda *both: looks.append(0) or growth(*both))
+    dsk = {f"x{i}": (task, i) for i in range(2000)}
+    scheduler = make(dsk, list(dsk), limit=100_000, outputs=[]).scheduler
+    commands = scheduler.handle(SlotsChanged(1))
+    while commands:
+        commands = scheduler.handle(TaskFinished(commands[0].key, "a value", MB, 0, 1.0, MB))
+    assert scheduler.done
+    assert len(looks) <= 20 * len(dsk)
 
 
 def room_with(*, free, running=()):

@@ -148,6 +148,10 @@ class Shipper:
             found = self._here_only[root] = root in sys.modules and not _can_be_found(root)
         return found
 
+    def knows(self, function: Any) -> bool:
+        """Say whether a function or class was packed by itself already."""
+        return id(function) in self._functions
+
     def number_of(self, function: Any) -> int:
         """Get the number of a function or class that cannot be imported, and see that it is packed."""
         known = self._functions.get(id(function))
@@ -190,6 +194,8 @@ class _TaskPickler(Pickler):
             return _reduce_lock(obj)
         if kind is not FunctionType and not isinstance(obj, type):
             return super().reducer_override(obj)
+        if self._once and self._shipper.knows(obj):
+            return shipped.function, (self._shipper.number_of(obj),)  # taken apart once: that is slow
         here_only = self._shipper.is_here_only(obj)
         reduced = self.by_value(obj) if here_only else super().reducer_override(obj)
         if self._once and reduced is not NotImplemented:

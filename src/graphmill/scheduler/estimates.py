@@ -26,6 +26,10 @@ _LAST = 0.25
 SMALL = 4096
 #: By so much, up or down, the size of a kind has to change to be worth another look at tasks that wait.
 _CHANGED = 1.25
+#: Where dashes stand in a string that ends with a UUID, counted from its end, and how long its last part is.
+_UUID_DASHES = (-37, -28, -23, -18)
+_DASHES = ["-"] * len(_UUID_DASHES)
+_UUID_END = 12
 
 
 class Estimates:
@@ -142,12 +146,18 @@ def batch_of(key: Key) -> Any:
 def name_of(layer: Any) -> Any:
     """Get what layers of the same function have in common: their name without its token.
 
+    Tokens are one word, or a UUID, which `dask.delayed` gives each call.
+
     Examples
     --------
     >>> name_of("getitem-1f3a"), name_of("sum-aggregate-77"), name_of("x")
     (('getitem',), ('sum-aggregate',), ('x',))
+    >>> name_of("load-2c9d1b6e-58f4-4f0a-9c57-7f7d3a0c1e24")
+    ('load',)
     """
     if type(layer) is not str:
         return layer
-    name, dash, _ = layer.rpartition("-")
+    name, dash, token = layer.rpartition("-")
+    if len(token) == _UUID_END and [layer[at : at + 1] for at in _UUID_DASHES] == _DASHES:
+        name = layer[: _UUID_DASHES[0]]
     return (name if dash else layer,)

@@ -16,7 +16,7 @@ from typing import Any
 
 from graphmill.errors import InvalidTransition
 from graphmill.graph.model import Graph
-from graphmill.scheduler.estimates import Estimates
+from graphmill.scheduler.estimates import Estimates, batch_of
 from graphmill.scheduler.events import (
     Abort,
     BudgetChanged,
@@ -242,7 +242,7 @@ class Scheduler:
         if self._estimates is not None and self._estimates.learn(
             key, event.seconds, event.nbytes, event.taken
         ):
-            self._sort_anew()
+            self._expect_other_size(key)
         if state.waiting_data:
             idle = state.forget(key)
             if idle:
@@ -257,6 +257,7 @@ class Scheduler:
                 state.ready.push(woken)
         if isinstance(state.ready, AdmissionQueue):
             self._reconsider_last_users(state.ready, key)
+            state.ready.look_again()
 
     def _let_go(self, idle: list[Key], by: Key, commands: list[Command]) -> None:
         """Release values that nobody waits for, unless they were asked for."""
@@ -328,9 +329,9 @@ class Scheduler:
         if self.ledger is not None:
             self.ledger.budget = event.budget
 
-    def _sort_anew(self) -> None:
+    def _expect_other_size(self, key: Key) -> None:
         if isinstance(self.state.ready, AdmissionQueue):
-            self.state.ready.sort_anew()
+            self.state.ready.expect_other_size(batch_of(key))
 
     def _on_cancelled(self, _: Cancelled, __: list[Command]) -> None:
         self.stopped = True

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heapify, heappop, heappush
+from typing import Any
 
-from graphmill.scheduler.estimates import Estimates
+from graphmill.scheduler.estimates import Estimates, batch_of
 from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import NO_TASK, State
 from graphmill.types import Key, Priority
@@ -100,6 +101,9 @@ class ReadyQueue:
 #: The share of the budget, one in so many, by which tasks may exceed it that will give more back than they
 #: take: with less they hold each other up, with more a fan-in at 32 workers peaks higher than with no budget.
 _SLACK = 128
+#: How often a ready task may be looked at again, on average, because other sizes are expected: where each
+#: task is of a kind of its own, all that are ready would otherwise be looked at for each one that ends.
+_LOOKS = 16
 
 
 @dataclass(slots=True)
@@ -195,7 +199,17 @@ class AdmissionQueue:
         The memory that tasks may take.
     """
 
-    __slots__ = ("_growing", "_ledger", "_results", "_room", "_shrinking", "held_back", "state")
+    __slots__ = (
+        "_growing",
+        "_ledger",
+        "_looks",
+        "_results",
+        "_room",
+        "_shrinking",
+        "_stale",
+        "held_back",
+        "state",
+    )
 
     #: The state whose tasks these are; set once it is laid out.
     state: State
@@ -206,11 +220,16 @@ class AdmissionQueue:
         self._ledger = ledger
         self._results = results
         self._room = room
+        #: Kinds of tasks of which another size is expected than when they were sorted.
+        self._stale: set[Any] = set()
+        #: How many tasks may be looked at again for that.
+        self._looks = 0
         #: How often a task was passed over, or nothing was started, for want of memory.
         self.held_back = 0
 
     def push(self, keys: list[Key]) -> None:
         """Add tasks, in any order."""
+        self._looks += _LOOKS * len(keys)
         shrinking = [key for key in keys if self.growth(key) <= 0]
         self._shrinking.push(shrinking)
         if len(shrinking) < len(keys):
@@ -264,12 +283,28 @@ class AdmissionQueue:
         if not self._growing.discard(key):
             self._shrinking.discard(key)
 
-    def sort_anew(self) -> None:
-        """Tell anew which tasks grow memory, as other sizes are expected now."""
-        keys = list(self)
-        for queue in (self._growing, self._shrinking):
-            queue.clear()
-        self.push(keys)
+    def expect_other_size(self, kind: Any) -> None:
+        """Take note that outputs of a kind are expected to have another size: `look_again` sorts them."""
+        self._stale.add(kind)
+
+    def look_again(self) -> None:
+        """Tell anew which tasks grow memory, of kinds whose size is expected to be another one."""
+        if not self._stale or self._looks < len(self):
+            return
+        self._looks -= len(self)
+        shrinking = [key for key in self._stale_in(self._growing) if self.growth(key) <= 0]
+        growing = [key for key in self._stale_in(self._shrinking) if self.growth(key) > 0]
+        for keys, before, after in (
+            (shrinking, self._growing, self._shrinking),
+            (growing, self._shrinking, self._growing),
+        ):
+            for key in keys:
+                before.discard(key)
+            after.push(keys)
+        self._stale.clear()
+
+    def _stale_in(self, queue: ReadyQueue) -> list[Key]:
+        return [key for key in queue if batch_of(key) in self._stale]
 
     def reconsider(self, key: Key) -> None:
         """Look again at a task that has become the only one to wait for one of its inputs."""
