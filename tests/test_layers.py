@@ -34,6 +34,7 @@ LAYERS = (
     ("local",),
     ("diagnostics",),
     ("engine",),
+    ("executor",),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

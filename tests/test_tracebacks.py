@@ -441,3 +441,14 @@ def test_nothing_is_registered():
     before = dict(copyreg.dispatch_table)
     round_trip(caught(raise_chain))
     assert copyreg.dispatch_table == before
+
+
+class Falsy(Exception):
+    def __bool__(self):
+        return False
+
+
+def test_an_exception_that_counts_as_false_keeps_its_type():
+    error = decode_exception(encode_exception(Falsy("told")))
+    assert type(error) is Falsy
+    assert error.args == ("told",)

@@ -12,8 +12,9 @@ from graphmill import graph, local, order
 
 if TYPE_CHECKING:
     from graphmill.engine import Engine, get
+    from graphmill.executor import Executor
 
-__all__ = ["Engine", "__version__", "get", "graph", "local", "order"]
+__all__ = ["Engine", "Executor", "__version__", "get", "graph", "local", "order"]
 
 #: The one place where the version is written: the build reads it from here, and reading it costs
 #: no look-up of the installed metadata.
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from graphmill import engine  # noqa: PLC0415 - see above
 
         return getattr(engine, name)
+    if name == "Executor":
+        from graphmill import executor  # noqa: PLC0415 - as above
+
+        return executor.Executor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

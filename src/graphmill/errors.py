@@ -17,6 +17,7 @@
     │   └── SpillFull                 the disk, or what may be used of it, has no room left
     ├── WorkerError                   a pool lost a task instead of answering
     │   ├── RemoteError               a task raised an exception that cannot be sent
+    │   ├── SetupFailed               what was to run first in each worker raised an exception
     │   └── WorkerDied                the workers that ran a task died, time and again
     ├── EngineClosed                  an engine was used after its end
     ├── StaysError                    a task needs what only the caller's process has; caught by the engine
@@ -121,6 +122,10 @@ class ChannelClosed(PoolError):
 
 class UnsupportedPlatform(PoolError, NotImplementedError):
     """There is no shared-memory pool on this system."""
+
+
+class SetupFailed(WorkerError):
+    """What was to run in each worker before anything else raised an exception."""
 
 
 class WorkerDied(WorkerError):

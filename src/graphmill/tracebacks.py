@@ -284,7 +284,9 @@ class _Rebuilding:
         record = self.records[number]
         members = [self._make(member) for member in record.members or ()]
         tb = _traceback(record.frames)
-        exc = _loads(record, members) or _stand_in(record, tb)
+        exc = _loads(record, members)
+        if exc is None:  # not what counts as false: an exception may
+            exc = _stand_in(record, tb)
         self.made[number] = BaseException.with_traceback(exc, tb)
         return exc
 

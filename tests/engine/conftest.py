@@ -22,13 +22,7 @@ LIMIT = 60
 
 def leftovers():
     """List what this process has in shared memory and temporary folders."""
-    names = [
-        path.name
-        for folder in (SHARED_MEMORY, Path(tempfile.gettempdir()))
-        if folder.is_dir()
-        for path in folder.glob("graphmill-*")
-    ]
-    return sorted(name for name in names if int(name.split("-")[1]) == os.getpid())
+    return sorted(left_of(os.getpid()))
 
 
 def traces():

@@ -18,23 +18,26 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from weakref import WeakSet
 
 from graphmill import config
 from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine.blocks import PARENT, Blocks
-from graphmill.engine.crew import Crew
+from graphmill.engine.crew import Client, Crew
 from graphmill.engine.limit import Limit, MemoryUse
+from graphmill.engine.packing import Packer
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
+from graphmill.engine.stored import Shelf
+from graphmill.engine.stream import Stream
 from graphmill.errors import ConfigError, EngineClosed, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
-from graphmill.memory.block import BlockId, Encoded
+from graphmill.memory.block import BlockId, Encoded, Extent
 from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
@@ -127,6 +130,8 @@ class Engine:
         self._depth = 0
         #: Blocks of which a view has gone since anybody looked.
         self._unseen: deque[BlockId] = deque()
+        #: Values whose handles have gone since.
+        self._given_back: deque[Encoded] = deque()
         self._started = False
         self._closed = False
         #: The process that it belongs to.
@@ -144,7 +149,11 @@ class Engine:
         self.heap: Heap
         self._reader: Reader
         self.limit: Limit
+        self.shelf: Shelf
+        self.packer: Packer
         self._folder: OwnedFolder
+        #: Runs calls outside graphs.
+        self.stream = Stream(self)
 
     # ---- life
 
@@ -185,6 +194,8 @@ class Engine:
                 if arena is not None:
                     self.blocks.add_arena(arena, self.heap.give_back)
             self._reader = Reader(self.crew.arenas, self._on_view_gone)
+            self.shelf = Shelf(self, self.blocks)
+            self.packer = Packer(self.heap, self.blocks, self.shelf, self, self._locate)
             self._started = True
 
     def _pids(self) -> list[int]:
@@ -235,10 +246,16 @@ class Engine:
 
         Results that were given stay valid.
         """
+        self._close(settle=True)
+
+    def _close(self, *, settle: bool) -> None:
+        """Close it; `settle` says whether values that handles stand for are to stay valid."""
         if os.getpid() != self.pid:
             self._closed = True
             return
         with InterruptHold(), self._condition:
+            if settle and self._started and not self._closed:
+                self.shelf.settle()
             if self._closed:
                 return
             self._closed = True
@@ -263,8 +280,11 @@ class Engine:
         """Close it once no graph runs on it."""
         with self._condition:
             self._retired = True
-            if not self._runs:
-                self.close()
+            self._close_if_retired()
+
+    def _close_if_retired(self) -> None:
+        if self._retired and not self._runs:
+            self.close()
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -275,8 +295,7 @@ class Engine:
         finally:
             with self._condition:
                 self._runs -= 1
-                if self._retired and not self._runs:
-                    self.close()
+                self._close_if_retired()
 
     def memory(self) -> MemoryUse:
         """Tell what the engine's memory is used for, and what was the most.
@@ -288,7 +307,7 @@ class Engine:
         """
         self._start()
         with self.access():
-            return self.limit.use()
+            return replace(self.limit.use(), copied=self.packer.copied, passed_on=self.packer.referred)
 
     def glance(self) -> Glance | None:
         """Look at what it has and does, from any thread; None if it is not running.
@@ -416,11 +435,29 @@ class Engine:
                 if not self._wanting:
                     condition.notify_all()
 
-    def wait(self, run: Run) -> None:
-        """Wait until something has happened to a run; look after all others meanwhile."""
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[None]:
+        """See that the engine has started, and have it stay open."""
+        with self._in_use():
+            self._start()
+            settings = dask_settings()
+            with self.access():
+                self.crew.settings = settings
+            yield
+
+    def wait(self, run: Waiting, seconds: float | None = None) -> None:
+        """Wait until something has happened to a run, for so many seconds at most; look after all others."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         with self._condition:
             while not run.has_news:
-                self._turn(PULSE)
+                left = PULSE if deadline is None else min(PULSE, deadline - time.monotonic())
+                if left <= 0:
+                    return
+                self._turn(left)
+
+    def wake(self) -> None:
+        """End waits early, so that whoever has got news sees it; for any thread."""
+        self.pool.wake()
 
     def look(self) -> None:
         """Take in what has happened, without waiting."""
@@ -435,7 +472,7 @@ class Engine:
                 raise EngineClosed("The engine was closed while a graph ran")
             if self._polling or self._wanting:
                 hold.open_window()
-                self._condition.wait(PULSE)
+                self._condition.wait(timeout)
                 hold.close_window()
                 return
             self._polling = True
@@ -453,7 +490,7 @@ class Engine:
                     self.crew.take_in(events)
                     self.crew.flush()
 
-    def stop(self, run: Run) -> None:
+    def stop(self, run: Client) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""
         if self._closed or not self._started:
             return
@@ -467,7 +504,7 @@ class Engine:
                     self.crew.kill(worker)
         self._wait_for_end(run, KILL_LIMIT)
 
-    def _wait_for_end(self, run: Run, limit: float) -> None:
+    def _wait_for_end(self, run: Client, limit: float) -> None:
         """Wait until no worker has tasks of a run, for so many seconds at most."""
         deadline = time.monotonic() + limit
         with self._condition:
@@ -490,12 +527,26 @@ class Engine:
                     for extent in value.extents:
                         self._reader.drop_dirty(extent.id)
 
+    def _locate(self, address: int, nbytes: int) -> Extent | None:
+        """Find where memory of this process lies in shared memory, if nobody here has changed it."""
+        extent = self._reader.locate(address, nbytes)
+        return extent if extent is not None and self._reader.is_clean(extent) else None
+
     def _on_view_gone(self, block: BlockId) -> None:
         """Give memory back that the user has let go of: at once if nobody is at work, else soon.
 
         Called by the interpreter whenever an array dies, so also in the middle of anything else.
         """
         self._unseen.append(block)
+        self._unpin_soon()
+
+    def give_back(self, value: Encoded) -> None:
+        """Let go of a value that was kept for a handle, in the same way."""
+        if not self._closed:
+            self._given_back.append(value)
+            self._unpin_soon()
+
+    def _unpin_soon(self) -> None:
         if self._condition.acquire(blocking=False):
             try:
                 if not (self._depth or self._polling or self._closed):
@@ -504,17 +555,27 @@ class Engine:
                 self._condition.release()
 
     def _unpin(self) -> None:
-        """Let go of blocks that nobody in this process looks at any more."""
-        if self._depth or not self._unseen:
+        """Let go of blocks that nobody in this process looks at any more, and of values without a handle."""
+        if self._depth or not (self._unseen or self._given_back):
             return
         self._depth += 1
         try:
+            while self._given_back:
+                self.shelf.remove(self._given_back.popleft())
             while self._unseen:
                 block = self._unseen.popleft()
                 if not self._reader.sees(block):
                     self.blocks.unpin(block, PARENT)
         finally:
             self._depth -= 1
+
+
+class Waiting(Protocol):
+    """Whoever waits for workers."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to look at."""
 
 
 class _Results:
@@ -603,4 +664,4 @@ def _close_all() -> None:
     # The program ends as it is: another Ctrl-C has nothing left to stop.
     with contextlib.suppress(KeyboardInterrupt), InterruptHold():
         for engine in list(_engines):
-            engine.close()
+            engine._close(settle=False)  # noqa: SLF001 - nobody is left to look at what it keeps

@@ -49,6 +49,9 @@ class MemoryUse:
     spilled: int
     #: Bytes of such results that tasks have read.
     read_back: int
+    #: Bytes of arguments of calls that were copied into shared memory, and those that lay there already.
+    copied: int = 0
+    passed_on: int = 0
 
 
 class Limit:

@@ -93,7 +93,7 @@ class Host(Protocol):
     def access(self) -> AbstractContextManager[None]:
         """Have workers, blocks and memory for oneself."""
 
-    def wait(self, run: Run) -> None:
+    def wait(self, run: Run, seconds: float | None = None) -> None:
         """Wait until something is in the run's inbox, or to be run here."""
 
     def look(self) -> None:
@@ -129,7 +129,7 @@ class Run:
         self._results: Collection[Key] = ()
         self._priority: Priority
         self._budget: Budget
-        self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers)
+        self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers, engine)
         self._submitted: list[_Task] = []
         self._spills: list[tuple[Key, Any]] = []
         #: The memory there was once all was done that the scheduler had asked for.

@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
+from graphmill.engine.futures import Future
+from graphmill.engine.stored import Stored
 from graphmill.errors import EncodeError
 from graphmill.memory.block import BlockId, Encoded, Extent
-from graphmill.memory.codec import encode
+from graphmill.memory.codec import PLACED, encode
 from graphmill.memory.heap import Heap
 from graphmill.memory.reducers import PROTOCOL, Buffers, Pickler, Sink
 from graphmill.workers import shipped
@@ -47,6 +49,23 @@ class _Embedded:
     uses: int = 1
 
 
+class Modules:
+    """Knows which modules exist in this process only, as far as anybody asked."""
+
+    __slots__ = ("_here_only",)
+
+    def __init__(self) -> None:
+        self._here_only: dict[str, bool] = {}
+
+    def is_here_only(self, function: Any) -> bool:
+        """Say whether a function or class is from a module that this process has, and no other can import."""
+        root = str(getattr(function, "__module__", None)).partition(".")[0]
+        found = self._here_only.get(root)
+        if found is None:
+            found = self._here_only[root] = root in sys.modules and not _can_be_found(root)
+        return found
+
+
 @dataclass(slots=True)
 class Shipper:
     """Packs what one run sends to workers.
@@ -59,11 +78,14 @@ class Shipper:
         Counts who needs them.
     numbers
         For functions and classes.
+    engine
+        The engine: what it keeps itself can go by reference.
     """
 
     heap: Heap
     blocks: Blocks
     numbers: Numbers
+    engine: object = None
     #: For objects that do not leave this process, by identity: the call that makes what stands for them.
     stand_ins: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     #: What functions and classes are packed as, by number.
@@ -72,10 +94,13 @@ class Shipper:
     _functions: dict[int, tuple[int, object]] = field(default_factory=dict)
     _embedded: dict[tuple[int, int], _Embedded] = field(default_factory=dict)
     _by_block: dict[BlockId, _Embedded] = field(default_factory=dict)
-    #: Whether modules exist in this process only, by name, as far as anybody asked.
-    _here_only: dict[str, bool] = field(default_factory=dict)
+    _modules: Modules = field(default_factory=Modules)
     #: Functions that the value being packed refers to.
     _referred: dict[int, None] = field(default_factory=dict)
+    #: Where values lie in shared memory that it refers to.
+    _references: list[Extent] = field(default_factory=list)
+    #: The same for those that were packed, by identity; they are held.
+    _referring: dict[int, list[Extent]] = field(default_factory=dict)
 
     def ship(self, value: Any, name: str) -> tuple[Encoded, tuple[int, ...]]:
         """Pack a value that the graph holds, or one of its nodes.
@@ -100,11 +125,18 @@ class Shipper:
             If some part of it cannot be pickled.
         """
         self._referred.clear()
+        self._references = []
         if id(value) in self.stand_ins:
             function, arguments = self.stand_ins[id(value)]
             value = shipped.Target(*arguments) if function is shipped.target else function(*arguments)
         payload, extents = encode(value, self._place, name=name, pickler=self._task_pickler)
-        return Encoded.of(payload, extents), tuple(self._referred)
+        if not self._references:
+            return Encoded.of(payload, extents), tuple(self._referred)
+        add_references(payload, extents, self._references)
+        packed = Encoded.of(payload, extents)
+        self._referring[id(packed)] = self._references
+        self.blocks.hold(self._references)
+        return packed, tuple(self._referred)
 
     def forget(self, value: Encoded) -> None:
         """Let go of the buffers of a value that nothing else shares; the others may be wanted again."""
@@ -112,11 +144,17 @@ class Shipper:
             found = self._by_block.get(extent.id)
             if found is not None and found.uses == 1:
                 self._drop(found)
+        references = self._referring.pop(id(value), None)
+        if references is not None:
+            self.blocks.drop(references)
 
     def close(self) -> None:
         """Let go of all buffers; may be called again."""
         for found in list(self._by_block.values()):
             self._drop(found)
+        for references in self._referring.values():
+            self.blocks.drop(references)
+        self._referring.clear()
 
     def _drop(self, found: _Embedded) -> None:
         del self._embedded[found.place], self._by_block[found.extent.id]
@@ -135,18 +173,14 @@ class Shipper:
         return extent
 
     def _task_pickler(self, sink: Sink, buffers: Buffers) -> Pickler:
-        return _TaskPickler(sink, buffers, self, once=True)
+        return TaskPickler(sink, buffers, self, once=True)
 
     def _function_pickler(self, sink: Sink, buffers: Buffers) -> Pickler:
-        return _TaskPickler(sink, buffers, self, once=False)
+        return TaskPickler(sink, buffers, self, once=False)
 
     def is_here_only(self, function: Any) -> bool:
         """Say whether a function or class is from a module that this process has, and no other can import."""
-        root = str(getattr(function, "__module__", None)).partition(".")[0]
-        found = self._here_only.get(root)
-        if found is None:
-            found = self._here_only[root] = root in sys.modules and not _can_be_found(root)
-        return found
+        return self._modules.is_here_only(function)
 
     def knows(self, function: Any) -> bool:
         """Say whether a function or class was packed by itself already."""
@@ -164,8 +198,48 @@ class Shipper:
         self._referred[known[0]] = None
         return known[0]
 
+    def refer(self, value: Any) -> tuple[Any, ...]:
+        """Get the call that makes a value which lies in shared memory."""
+        if isinstance(value, Future):
+            if value.stored is None:
+                raise EncodeError("it refers to a future without a result in shared memory: use its result()")
+            value = value.stored
+        if not value.is_in(self.engine):
+            return itself, (value.value(),)
+        extents = value.encoded.extents
+        self._references.extend(extents)
+        return shipped.value, (value.encoded.payload, extents)
 
-class _TaskPickler(Pickler):
+
+def itself(value: Any) -> Any:
+    """Return what was given."""
+    return value
+
+
+def add_references(payload: bytes, extents: list[Extent], references: list[Extent]) -> None:
+    """Add to the buffers of a value what it refers to otherwise, so that whoever needs it needs that too."""
+    # Buffers that nobody asks for do no harm; a payload that was placed has to stay the last.
+    end = len(extents) - (payload == PLACED)
+    extents[end:end] = references
+
+
+class Substitutes(Protocol):
+    """Knows what is stood in for."""
+
+    #: For objects that do not leave this process, by identity: the call that makes what stands for them.
+    stand_ins: dict[int, tuple[Any, ...]]
+
+    def is_here_only(self, function: Any) -> bool:
+        """Say whether a function or class is from a module that this process has, and no other can import."""
+
+    def number_of(self, function: Any) -> int:
+        """Get the number of a function or class that cannot be imported, and see that it is packed."""
+
+    def refer(self, value: Any) -> tuple[Any, ...]:
+        """Get the call that makes a value which lies in shared memory."""
+
+
+class TaskPickler(Pickler):
     """Pickles with stand-ins.
 
     Parameters
@@ -178,7 +252,7 @@ class _TaskPickler(Pickler):
         Whether functions are packed by themselves; else they go with the value, with all they refer to.
     """
 
-    def __init__(self, sink: Sink, buffers: Buffers, shipper: Shipper, *, once: bool) -> None:
+    def __init__(self, sink: Sink, buffers: Buffers, shipper: Substitutes, *, once: bool) -> None:
         super().__init__(sink, buffers)
         self._shipper = shipper
         self._once = once
@@ -190,6 +264,8 @@ class _TaskPickler(Pickler):
         if stand_ins and id(obj) in stand_ins:
             return stand_ins[id(obj)]
         kind = type(obj)
+        if kind is Stored or kind is Future:
+            return self._shipper.refer(obj)
         if isinstance(obj, self._lock_class):
             return _reduce_lock(obj)
         if kind is not FunctionType and not isinstance(obj, type):

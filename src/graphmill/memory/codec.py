@@ -54,6 +54,8 @@ _ATOMS = frozenset(
 #: Longest tuple whose items are looked at one by one.
 _SHORT = 16
 _PICKLE = pickle.PROTO[0]
+#: The payload that lies in the last buffer.
+PLACED = b"P"
 
 
 def encode(
@@ -100,7 +102,7 @@ def encode(
     refs = [place(memory, owner) for memory, owner in buffers]
     if len(payload) >= max(threshold, PAYLOAD_LIMIT):
         refs.append(place(np.frombuffer(payload, np.uint8), payload))
-        payload = b"P"
+        payload = PLACED
     return payload, refs
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from graphmill.errors import StaysError
+from graphmill.memory.block import Extent
 from graphmill.workers.work import Shipped
 
 _functions: dict[int, Shipped] = {}
@@ -61,6 +62,14 @@ def function(number: int) -> Any:
     if number not in _unpacked:
         _unpacked[number] = _read[0](_functions[number])
     return _unpacked[number]
+
+
+# ---- values
+
+
+def value(payload: bytes, extents: tuple[Extent, ...]) -> Any:
+    """Get a value that lies in shared memory, and that a task refers to."""
+    return _read[0](Shipped(payload, extents))
 
 
 # ---- targets
