@@ -120,6 +120,10 @@ class Packer:
         """Say whether a function or class is from a module that no other process can import."""
         return self._modules.is_here_only(function)
 
+    def knows(self, _: Any) -> bool:
+        """Functions go with their calls: none is packed by itself."""
+        return False
+
     def number_of(self, function: Any) -> int:
         """Functions go with their calls: nobody asks for a number."""
         raise AssertionError(f"{function!r} is not packed by itself")

@@ -232,6 +232,9 @@ class Substitutes(Protocol):
     def is_here_only(self, function: Any) -> bool:
         """Say whether a function or class is from a module that this process has, and no other can import."""
 
+    def knows(self, function: Any) -> bool:
+        """Say whether a function or class was packed before."""
+
     def number_of(self, function: Any) -> int:
         """Get the number of a function or class that cannot be imported, and see that it is packed."""
 

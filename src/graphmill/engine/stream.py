@@ -87,7 +87,7 @@ class Group:
         """Take in what became of a call."""
         self.stream.take_in(flight, report)
 
-    def on_lost(self, flight: Flight, died: Died) -> None:
+    def on_lost(self, flight: Flight, died: Died, worker: int) -> None:  # noqa: ARG002 - the same
         """Take in that a worker died while it ran a call."""
         self.stream.take_in(flight, died)
 
