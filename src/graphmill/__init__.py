@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from graphmill import graph, local, order
 
 if TYPE_CHECKING:
+    from graphmill.diagnostics import profile
     from graphmill.engine import Engine, get
     from graphmill.executor import Executor
 
-__all__ = ["Engine", "Executor", "__version__", "get", "graph", "local", "order"]
+__all__ = ["Engine", "Executor", "__version__", "get", "graph", "local", "order", "profile"]
 
 #: The one place where the version is written: the build reads it from here, and reading it costs
 #: no look-up of the installed metadata.
@@ -31,4 +32,8 @@ def __getattr__(name: str) -> Any:
         from graphmill import executor  # noqa: PLC0415 - as above
 
         return executor.Executor
+    if name == "profile":
+        from graphmill import diagnostics  # noqa: PLC0415 - as above
+
+        return diagnostics.profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,8 @@
     ├── PoolError                     worker processes cannot be started or used
     │   ├── ChannelClosed             the process at the other end of a channel is gone
     │   └── UnsupportedPlatform(NotImplementedError)  there is no shared-memory pool on this system
+    ├── MissingExtra(ImportError)     a library is needed that comes with an extra
+    ├── NotRecorded                   a report was asked for where nothing was recorded
     └── InvalidTransition             an event that cannot happen in this state: a bug in graphmill
 """
 
@@ -138,6 +140,14 @@ class EngineClosed(GraphmillError):
 
 class StaysError(GraphmillError):
     """A task needs something that only the caller's process has: it is run there."""
+
+
+class MissingExtra(GraphmillError, ImportError):
+    """A library is needed that is not installed; the message says how to get it."""
+
+
+class NotRecorded(GraphmillError):
+    """A report was asked for where nothing was recorded."""
 
 
 class InvalidTransition(GraphmillError):

@@ -129,7 +129,9 @@ def test_without_entries_tasks_are_counted(engine):
 
 def test_values_moved_to_disk(watcher, tmp_path):
     count, nbytes = 40, 4 << 20
-    with Engine(1, memory_limit="192MB", spill_folder=tmp_path) as engine:
+    with Engine(1) as engine:
+        private = engine.memory().private
+    with Engine(1, memory_limit=private + (80 << 20), spill_folder=tmp_path) as engine:
         dsk = {("x", i): (np.full, nbytes // 8, float(i)) for i in range(count)}
         dsk |= {("s", i): (np.sum, ("x", i), None) for i in range(count)}
         dsk["wait"] = (len, [("x", i) for i in range(count)])

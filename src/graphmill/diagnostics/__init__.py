@@ -1,4 +1,23 @@
 """What happened in runs, and what happens now: records, pictures, progress.
 
-Nothing here runs unless it is asked for.
+`progress` shows how far runs have come while they go on, `profile` records what they do. Nothing here runs,
+or is loaded, unless it is asked for.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphmill.diagnostics.recorder import profile
+
+__all__ = ["profile"]
+
+
+def __getattr__(name: str) -> Any:
+    # The engine loads this package, and needs none of them.
+    if name == "profile":
+        from graphmill.diagnostics.recorder import profile  # noqa: PLC0415 - see above
+
+        return profile
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

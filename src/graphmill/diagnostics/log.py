@@ -126,13 +126,15 @@ class RunLog:
     keys: list[Key] | None = None
     #: What each key needs, for logs with entries.
     dependencies: Mapping[Key, AbstractSet[Key]] = field(default_factory=dict)
+    #: For logs with entries: keys that stand for another key's value.
+    aliases: Mapping[Key, Key] = field(default_factory=dict)
 
     # ---- the engine writes
 
     def plan(self, graph: Graph) -> None:
         """Take note of what is to be run."""
         if self.entries is not None:
-            self.dependencies = graph.dependencies
+            self.dependencies, self.aliases = graph.dependencies, graph.sources()
         aliases = graph.aliases
         self.keys = [key for key in graph.tasks if key not in aliases] if aliases else list(graph.tasks)
 

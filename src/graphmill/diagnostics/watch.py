@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import ref
 
 from graphmill.diagnostics.log import RunLog
 
@@ -48,6 +49,8 @@ class Watched(Protocol):
     """An engine, as watchers see it."""
 
     num_workers: int
+    #: Who has recorded it last.
+    recorder: ref[Any] | None
 
     @property
     def closed(self) -> bool:

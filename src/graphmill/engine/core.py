@@ -19,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from graphmill import config
+from graphmill.diagnostics.recorder import MOST_TASKS, Recorder
 from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Client, Crew
@@ -32,7 +33,7 @@ from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf
 from graphmill.engine.stream import Stream
-from graphmill.errors import ConfigError, EngineClosed, SpillError
+from graphmill.errors import ConfigError, EngineClosed, NotRecorded, SpillError
 from graphmill.graph import flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
@@ -86,6 +87,8 @@ class Engine:
     spill_limit : int or str, optional
         How many bytes may be there at once; by default as many as the disk has room for. 0 keeps all in
         memory.
+    record : bool, optional
+        Whether to keep records of all runs, for `report`: some hundred bytes for each task, up to a million.
 
     Raises
     ------
@@ -111,6 +114,7 @@ class Engine:
         folder: str | os.PathLike[str] | None = None,
         spill_folder: str | os.PathLike[str] | None = None,
         spill_limit: float | str | None = None,
+        record: bool = False,
     ) -> None:
         self._memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
         num_workers = _chosen("num_workers", num_workers)
@@ -141,6 +145,11 @@ class Engine:
         self._retired = False
         #: Who watches its runs, and no others.
         self.watchers: list[Watcher] = []
+        self._own_recorder = Recorder(MOST_TASKS) if record else None
+        if self._own_recorder is not None:
+            self.watchers.append(self._own_recorder)
+        #: Who has recorded it last.
+        self.recorder: ref[Recorder] | None = None
         self.numbers = Numbers()
         self.estimates = Estimates()
         self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve")
@@ -270,6 +279,8 @@ class Engine:
                 self.crew.close()
                 self._folder.close()
             self._condition.notify_all()
+        if self._own_recorder is not None:
+            self._own_recorder.close()
 
     @property
     def closed(self) -> bool:
@@ -325,6 +336,30 @@ class Engine:
                 self._depth -= 1
                 if not self._polling:
                     self._unpin()
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page with pictures of what its runs did, as they were recorded last.
+
+        Parameters
+        ----------
+        path
+            Where to write it: one HTML file that needs nothing else. A file that is there is replaced.
+
+        Raises
+        ------
+        NotRecorded
+            If nothing was recorded: neither was the engine made with ``record=True``, nor was there a
+            `graphmill.profile` that is still known to somebody.
+        MissingExtra
+            If bokeh is not installed.
+        """
+        recorder = None if self.recorder is None else self.recorder()
+        if recorder is None:
+            raise NotRecorded(
+                "Nothing was recorded on this engine: make it with Engine(record=True), or compute within "
+                "`with graphmill.profile() as p:`"
+            )
+        recorder.report(path, self)
 
     # ---- running graphs
 
