@@ -1,5 +1,6 @@
 """Recording what engines do."""
 
+import gc
 import json
 from operator import add
 
@@ -51,6 +52,7 @@ def test_an_engines_report_is_of_what_was_recorded(engine, tmp_path):
         engine.get(SUM, "y-2")
     assert engine.recorder().recordings(engine) == p.recordings
     del p
+    gc.collect()
     with pytest.raises(NotRecorded, match="record=True"):
         engine.report(tmp_path / "out.html")
 
