@@ -286,6 +286,20 @@ class TestFailures:
         assert "raised by the task 'x'" in caught.value.__notes__
         assert "_raise" in [entry.name for entry in caught.traceback]
 
+    def test_the_source_of_a_function_that_went_by_value(self, engine):
+        def outer():
+            def inner():
+                raise LookupError("there")
+
+            inner()
+
+        with pytest.raises(LookupError) as caught:
+            engine.get({"x": (outer,)}, "x")
+        for name in ("outer", "inner"):
+            (entry,) = [each for each in caught.traceback if each.name == name]
+            assert str(entry.path) == __file__
+        assert 'raise LookupError("there")' in str(caught.traceback[-1].statement)
+
     def test_an_exception_of_numpy(self, engine):
         for _ in range(5):
             with pytest.raises(ValueError, match="broadcast"):

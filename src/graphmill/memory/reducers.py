@@ -10,7 +10,7 @@ from __future__ import annotations
 import copyreg
 import pickle
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, Protocol
 
 import cloudpickle
@@ -94,7 +94,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     """
 
     def __init__(self, sink: Sink, buffers: Buffers) -> None:
-        self.dispatch_table = {**copyreg.dispatch_table, **_CLOUD_TABLE}
+        self.dispatch_table = {**copyreg.dispatch_table, **_CLOUD_TABLE, CodeType: _reduce_code}
         super().__init__(sink, PROTOCOL, buffers)
         self._threshold = buffers.threshold
 
@@ -114,6 +114,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         if isinstance(obj, FunctionType):
             return self._dynamic_function_reduce(obj)
         return cloudpickle.cloudpickle._dynamic_class_reduce(obj)  # noqa: SLF001 - it has no other way
+
+
+def _reduce_code(code: CodeType) -> Any:
+    # cloudpickle drops the name of the file, without which a traceback shows no source.
+    _, parts = _CLOUD_TABLE[CodeType](code)
+    return code_from, (code.co_filename, *parts)
+
+
+def code_from(filename: str, *parts: Any) -> CodeType:
+    """Make compiled code of its parts, and say where its source is."""
+    return CodeType(*parts).replace(co_filename=filename)
 
 
 def _reduce_array(array: Array, threshold: int, cls: type[Array] = np.ndarray) -> Any:
@@ -176,5 +187,5 @@ def masked_over(data: Array, mask: Any, fill_value: Any, hard: bool) -> Any:
 
 #: Functions that rebuild; importable for certain, so that nobody has to find that out.
 _OWN: frozenset[Callable[..., Any]] = frozenset(
-    {array_from, array_over, masked_over, open_view, _set_attributes}
+    {array_from, array_over, code_from, masked_over, open_view, _set_attributes}
 )
