@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphmill.diagnostics.display import progress
     from graphmill.diagnostics.recorder import profile
 
-__all__ = ["profile"]
+__all__ = ["profile", "progress"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from graphmill.diagnostics.recorder import profile  # noqa: PLC0415 - see above
 
         return profile
+    if name == "progress":
+        from graphmill.diagnostics.display import progress  # noqa: PLC0415 - as above
+
+        return progress
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

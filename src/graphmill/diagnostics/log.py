@@ -192,8 +192,11 @@ class RunLog:
     # ---- watchers read
 
     def totals(self) -> Counter[Any]:
-        """Count all tasks there are, by what `batch_of` makes of their keys."""
-        return Counter(map(batch_of, self.keys or ()))
+        """Count all tasks there are, by what `batch_of` makes of their keys.
+
+        Graphs are read from their results on, so that the last kinds are those that begin.
+        """
+        return Counter(map(batch_of, reversed(self.keys or ())))
 
     def running(self) -> Counter[str]:
         """Count the tasks that are handed out now, by their kind."""

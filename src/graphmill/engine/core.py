@@ -337,6 +337,16 @@ class Engine:
                 if not self._polling:
                     self._unpin()
 
+    def _repr_html_(self) -> str:
+        from graphmill.diagnostics.notebook import engine_html  # noqa: PLC0415 - for notebooks only
+
+        glance = self.glance()
+        state = "closed" if self._closed else "not started yet" if glance is None else f"{glance.busy} busy"
+        facts = [f"{self.num_workers} workers", state]
+        if glance is None:
+            facts.append(f"limit {self._memory_limit / 1e9:.1f} GB")
+        return engine_html("graphmill engine", facts, glance)
+
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write a page with pictures of what its runs did, as they were recorded last.
 
