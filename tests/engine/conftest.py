@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -49,9 +50,12 @@ def engine():
 
 @pytest.fixture
 def script():
-    """Run a script in a fresh interpreter, and check that nothing is left of it; returns what it printed."""
+    """Run a script in a fresh interpreter, and check that nothing is left of it; returns what it printed.
 
-    def run(source, *, returncode=0, stdin=False, folder=None, errors=False):
+    What was started while the interpreter ended goes after it, in `patience` seconds at most.
+    """
+
+    def run(source, *, returncode=0, stdin=False, folder=None, errors=False, patience=0.0):
         arguments = [sys.executable, "-"] if stdin else [sys.executable, "-c", source]
         if folder is not None:
             path = folder / "script.py"
@@ -69,6 +73,9 @@ def script():
         assert process.returncode == returncode, err
         if not errors:
             assert err == ""
+        deadline = time.monotonic() + patience
+        while left_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert left_of(process.pid) == []
         return out
 

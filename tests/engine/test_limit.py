@@ -172,18 +172,19 @@ def test_settings(monkeypatch):
 
 def test_the_default_engine_follows_its_settings(script):
     source = """
+import os
 import graphmill
 from graphmill import engine
 from graphmill.config import set
 
 dsk = {"x": (abs, -1)}
 graphmill.get(dsk, "x")
-first = engine._default[0]
+first = engine._defaults[os.getpid()].engine
 graphmill.get(dsk, "x")
-assert engine._default[0] is first
+assert engine._defaults[os.getpid()].engine is first
 with set(memory_limit="3GB"):
     graphmill.get(dsk, "x")
-    print(engine._default[0].memory().limit, first.closed)
+    print(engine._defaults[os.getpid()].engine.memory().limit, first.closed)
 """
     assert script(source) == "3000000000 True\n"
 

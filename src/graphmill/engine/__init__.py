@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 from graphmill import config
@@ -16,11 +17,22 @@ from graphmill.workers.shipped import in_worker
 
 __all__ = ["Engine", "get"]
 
-_lock = threading.Lock()
-_default: list[Engine] = []
-#: The settings with which an engine is made, and those of the default engine.
+#: The settings with which an engine is made.
 _SETTINGS = ("memory_limit", "memory_per_worker", "warm_limit", "spill_folder", "spill_limit")
-_made_with: dict[str, Any] = {}
+
+
+@dataclass(slots=True)
+class _Default:
+    """The engine that calls in one process share."""
+
+    engine: Engine | None = None
+    #: The settings that it was made with.
+    settings: dict[str, Any] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+#: By process number: a forked process must meet neither its parent's engine nor a lock that stays locked.
+_defaults: dict[int, _Default] = {}
 
 
 def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> Any:
@@ -65,16 +77,17 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> A
 
 def _default_engine(num_workers: int | None) -> Engine:
     """Get the engine that calls without one share, with at least so many workers and the present settings."""
-    with _lock:
-        if _default and (_default[0].pid != os.getpid() or _default[0].closed):
-            _default.clear()
+    default = _defaults.setdefault(os.getpid(), _Default())
+    with default.lock:
+        engine = default.engine
         if num_workers is not None:
             checked(num_workers)
         settings = {name: config.get(name) for name in _SETTINGS}
-        grows = bool(_default) and num_workers is not None and num_workers > _default[0].num_workers
-        if _default and (grows or settings != _made_with):
-            _default.pop().retire()
-        if not _default:
-            _default.append(Engine(num_workers))
-            _made_with.update(settings)
-        return _default[0]
+        if engine is not None and not engine.closed:
+            grows = num_workers is not None and num_workers > engine.num_workers
+            if not grows and settings == default.settings:
+                return engine
+            engine.retire()
+        default.engine = engine = Engine(num_workers)
+        default.settings = settings
+        return engine

@@ -152,7 +152,7 @@ class Engine:
         self.recorder: ref[Recorder] | None = None
         self.numbers = Numbers()
         self.estimates = Estimates()
-        self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve")
+        self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve", close_at_exit=False)
         self.blocks: Blocks
         self.crew: Crew
         self.heap: Heap
@@ -168,11 +168,10 @@ class Engine:
 
     def _start(self) -> None:
         """Make folders and arenas, and start workers, unless that is done; Ctrl-C waits until it is."""
+        self._require_own()
         with InterruptHold(), self._condition:
             if self._closed:
                 raise EngineClosed("The engine is closed: make another one")
-            if os.getpid() != self.pid:
-                raise EngineClosed("The engine belongs to the process that this one was forked from")
             if self._started:
                 if not self._folder.path.is_dir():
                     self.close()
@@ -206,6 +205,14 @@ class Engine:
             self.shelf = Shelf(self, self.blocks)
             self.packer = Packer(self.heap, self.blocks, self.shelf, self, self._locate)
             self._started = True
+
+    def _require_own(self) -> None:
+        """See that this process made the engine; before any lock, which a fork may have left locked."""
+        if os.getpid() != self.pid:
+            raise EngineClosed(
+                "The engine belongs to the process that this one was forked from: make another one here, or "
+                "use graphmill.get, which has one for each process"
+            )
 
     def _pids(self) -> list[int]:
         pids = [self.pid, self.pool.template_pid]
@@ -281,6 +288,19 @@ class Engine:
             self._condition.notify_all()
         if self._own_recorder is not None:
             self._own_recorder.close()
+
+    def _abandon(self) -> None:
+        """In a process forked from the engine's: touch nothing of it any more.
+
+        Arrays that lie in its memory are still there. When they go here, nobody must give that memory back:
+        it is the other process that knows who else looks at it.
+        """
+        self._closed = True
+        self._condition = threading.Condition(
+            threading.RLock()
+        )  # whoever had it locked is not in this process
+        if self._started:
+            self._reader.close()
 
     @property
     def closed(self) -> bool:
@@ -418,6 +438,7 @@ class Engine:
         WorkerDied
             If the workers that ran a task died, three times over.
         """
+        self._require_own()
         if num_workers is not None:
             checked(num_workers)
         if rerun_exceptions_locally is None:
@@ -699,10 +720,24 @@ _engines: WeakSet[Engine] = WeakSet()
 
 
 def _closed_at_exit(engine: Engine) -> None:
+    """See that an engine is closed at the end of the program, and left alone by forked processes."""
+    global _hooked  # noqa: PLW0603 - once in a process, for there is no way to take a fork hook back
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_abandon_all)
     if not _engines:
         atexit.unregister(_close_all)
         atexit.register(_close_all)
     _engines.add(engine)
+
+
+_hooked = False
+
+
+def _abandon_all() -> None:
+    for engine in list(_engines):
+        engine._abandon()  # noqa: SLF001 - the same module
+    _engines.clear()
 
 
 def _close_all() -> None:

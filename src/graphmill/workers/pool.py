@@ -59,6 +59,9 @@ class Pool:
     preload : sequence of str, optional
         Modules that are imported before workers are forked, as far as they can be. By default those
         of a list of well-known libraries that this process has imported.
+    close_at_exit : bool, optional
+        Whether to close the pool when the interpreter ends. Not where others may use it still, on other
+        threads: whoever knows of them closes it then.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Pool:
 
     __slots__ = (
         "__weakref__",
+        "_close_at_exit",
         "_closed",
         "_pid",
         "_supervisor",
@@ -91,6 +95,7 @@ class Pool:
         serve: str,
         setup: object = None,
         preload: Sequence[str] | None = None,
+        close_at_exit: bool = True,
     ) -> None:
         self._closed = True  # until there is something to close
         if sys.platform == "win32":
@@ -105,6 +110,7 @@ class Pool:
         self._supervisor = Supervisor(self._template, serve, num_workers)
         self._workers = self._supervisor.workers
         self._pid = os.getpid()
+        self._close_at_exit = close_at_exit
         self._wake_ends: tuple[socket.socket, socket.socket] | None = None
         self._woken = False
         self._closed = False
@@ -440,7 +446,8 @@ def _close_all() -> None:
     # The program ends as it is: another Ctrl-C has nothing left to stop.
     with contextlib.suppress(KeyboardInterrupt), InterruptHold():
         for pool in list(_open_pools):
-            pool.close()
+            if pool._close_at_exit:  # noqa: SLF001 - the same module
+                pool.close()
 
 
 def _abandon_all() -> None:

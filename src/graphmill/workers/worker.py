@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from graphmill.errors import AllowanceSpent, ArenaFull, EncodeError, StaysError
+from graphmill.errors import AllowanceSpent, ArenaFull, ChannelClosed, EncodeError, StaysError
 from graphmill.footprint import private_bytes
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
@@ -130,6 +130,8 @@ class Worker:
                 self._arenas.pop(number).close()
         if self._heap is None:
             begin = self._begin
+            if not self._arenas.keys() >= {begin.own, begin.overflow} - {None}:
+                raise ChannelClosed("The engine was closed before this worker had begun")
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
             self._heap = Heap(self._arenas[begin.own], overflow)
             self._handler = NumpyHandler.create(self._heap)
