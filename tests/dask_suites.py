@@ -225,7 +225,8 @@ class _NoteHandler(logging.Handler):
 
 def default_engine() -> Any:
     """Get the engine that `graphmill.get` runs on; None if there is none."""
-    return engine._default[0] if engine._default and not engine._default[0].closed else None
+    default = engine._defaults.get(os.getpid())
+    return None if default is None or default.engine is None or default.engine.closed else default.engine
 
 
 def leftovers() -> list[str]:
