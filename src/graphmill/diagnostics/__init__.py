@@ -1,7 +1,7 @@
 """What happened in runs, and what happens now: records, pictures, progress.
 
-`progress` shows how far runs have come while they go on, `profile` records what they do. Nothing here runs,
-or is loaded, unless it is asked for.
+`progress` shows how far runs have come while they go on, `dashboard` serves a page that does so, and
+`profile` records what they do. Nothing here runs, or is loaded, unless it is asked for.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphmill.diagnostics.display import progress
+    from graphmill.diagnostics.live import dashboard
     from graphmill.diagnostics.recorder import profile
 
-__all__ = ["profile", "progress"]
+__all__ = ["dashboard", "profile", "progress"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from graphmill.diagnostics.display import progress  # noqa: PLC0415 - as above
 
         return progress
+    if name == "dashboard":
+        from graphmill.diagnostics.live import dashboard  # noqa: PLC0415 - as above
+
+        return dashboard
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from graphmill.diagnostics.amounts import OTHER, colours, of_bytes, of_count, of_seconds
 from graphmill.diagnostics.kinds import KindUse, bars, rank_kinds
+from graphmill.diagnostics.pages import page_part
 from graphmill.diagnostics.records import Recording
 from graphmill.errors import MissingExtra
 
@@ -60,11 +60,6 @@ def render_report(recordings: Sequence[Recording]) -> str:
         + "".join(section.html(places) for section in sections)
         + f"</main>{script}<script>{page_part('report.js')}</script></body></html>\n"
     )
-
-
-def page_part(name: str) -> str:
-    """Read a file of the folder `pages`."""
-    return (files("graphmill.diagnostics") / "pages" / name).read_text(encoding="utf-8")
 
 
 class _Section:
