@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphmill.diagnostics.log import CALLER, Entry, Loss, Move, Outcome, RunLog, Tally
+from graphmill.diagnostics.log import CALLER, Entry, Loss, Move, Outcome, RunLog
 from graphmill.diagnostics.records import record_runs
 from graphmill.diagnostics.watch import Glance
 
@@ -32,7 +32,6 @@ def log():
         ],
         began=99.5,
         ended=103.0,
-        tallies={"load-1a": Tally(2, 2.0, 16 * MB), "sum-2b": Tally(2, 0.5, 200), ("total",): Tally(1, 0.5)},
         moves=[Move(("load-1a", 0), 101.5, 0.125, 8 * MB)],
         losses=[Loss(("sum-2b", 1), 101.75, 1, "process 7, killed by signal 9")],
         keys=[("load-1a", 0), ("load-1a", 1), ("sum-2b", 0), ("sum-2b", 1), "total-3c"],

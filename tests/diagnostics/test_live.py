@@ -54,7 +54,7 @@ class TestState:
         told = json.loads(json.dumps(state.state(-1, 0.0)))
         assert [bar["label"] for bar in told["bars"]] == ["load-1a (0)", "load-1a (1)", "load-1a (1)"]
         assert [bar["bad"] for bar in told["bars"]] == [False, True, False]
-        assert (told["done"], told["total"], told["workers"], told["deaths"]) == (5, 5, 2, 1)
+        assert (told["done"], told["total"], told["workers"], told["deaths"]) == (2, 5, 2, 1)
         (memory,) = told["glances"]
         assert memory == {
             "time": 100.0, "private": 100 * MB, "live": 40 * MB, "work": 10 * MB, "warm": 10 * MB, "disk": 0

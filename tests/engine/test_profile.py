@@ -77,3 +77,44 @@ def test_the_oldest_runs_are_forgotten(engine):
         recorder.close()
     (recording,) = recorder.recordings()
     assert len(recording.tasks) == 8
+
+
+def test_the_default_engine_is_watched_too(script, tmp_path):
+    source = f"""
+import io, json, sys, threading
+import graphmill
+from graphmill.diagnostics import dashboard, progress
+
+dsk = {{("x-1", i): (abs, -i) for i in range(50)}} | {{"y": (sum, [("x-1", i) for i in range(50)])}}
+shown = io.StringIO()
+with graphmill.profile() as p, progress(shown) as bar, dashboard() as page:
+    assert graphmill.get(dsk, "y", num_workers=2) == 1225
+assert len(p.tasks) == 51, len(p.tasks)
+assert (bar.picture.done, bar.picture.total) == (51, 51)
+assert shown.getvalue().startswith("graphmill: 51 tasks in "), shown.getvalue()
+assert threading.active_count() == 1, threading.enumerate()
+p.report({str(tmp_path / "report.html")!r})
+assert "bokeh" in sys.modules
+"""
+    script(source)
+    assert "51" in (tmp_path / "report.html").read_text()
+
+
+def test_nothing_is_loaded_that_nobody_asked_for(script):
+    script("""
+import sys
+import graphmill
+graphmill.Engine
+assert not {"bokeh", "rich", "http.server", "IPython"} & set(sys.modules)
+""")
+
+
+def test_an_engine_shows_itself_in_notebooks():
+    engine = Engine(2, memory_limit="1GB")
+    assert "not started yet" in engine._repr_html_()
+    with engine:
+        engine.get(SUM, "y-2")
+        html = engine._repr_html_()
+        assert "of 1.0 GB" in html
+        assert "0 busy" in html
+    assert "closed" in engine._repr_html_()

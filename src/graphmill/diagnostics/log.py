@@ -8,6 +8,7 @@ Knows what workers report. Must not know the engine, nor who reads.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -36,8 +37,10 @@ class Outcome(Enum):
     REFUSED = "refused"
     #: It cannot be run by a worker, and is run in the caller's process.
     STAYED = "stayed"
-    #: It was stopped, or never begun, since nobody wants the result any more.
-    CANCELLED = "cancelled"
+
+
+#: Looked up for each task: the attribute of an enumeration takes longer.
+_DONE = Outcome.DONE
 
 
 class Entry(NamedTuple):
@@ -116,8 +119,11 @@ class RunLog:
     #: When the run began and ended, in seconds of `time.perf_counter`.
     began: float = field(default_factory=time.perf_counter)
     ended: float | None = None
-    #: What tasks have taken, by what `batch_of` makes of their keys.
+    #: What tasks have taken, by what `batch_of` makes of their keys; `count` brings it up to date.
     tallies: dict[Any, Tally] = field(default_factory=dict)
+    #: How many entries are counted in it.
+    counted: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     moves: list[Move] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     #: The tasks that the scheduler has handed out and not heard of yet; the run changes it.
@@ -140,32 +146,34 @@ class RunLog:
 
     def report(self, key: Key, report: Report, worker: int) -> None:
         """Take in what a worker says of a task."""
-        result = report.result
         nbytes = 0
-        if result is not None:
-            outcome = Outcome.DONE
-            nbytes = len(result.payload)
-            if result.extents:
-                nbytes += sum({extent.id: extent.length for extent in result.extents}.values())
-            self._count(key, report.seconds, nbytes)
+        if report.result is not None:
+            outcome = _DONE
+            payload, extents = report.result
+            nbytes = len(payload)
+            if extents:
+                nbytes += sum({extent.id: extent.length for extent in extents}.values())
         elif report.error is None:
-            outcome = Outcome.CANCELLED
+            return  # stopped, or never begun: nobody wants the result any more
         elif report.refused:
             outcome = Outcome.REFUSED
         else:
             outcome = Outcome.STAYED if report.stays else Outcome.FAILED
-        if self.entries is not None and outcome is not Outcome.CANCELLED:
-            self.entries.append(
-                Entry(key, worker, report.began, report.seconds, nbytes, report.taken, report.copied, outcome)
-            )
+        if self.entries is None:
+            if outcome is _DONE:
+                self._count(key, report.seconds, nbytes)
+            return
+        entry = key, worker, report.began, report.seconds, nbytes, report.taken, report.copied, outcome
+        # The same as Entry(*entry), in half the time.
+        self.entries.append(tuple.__new__(Entry, entry))
 
     def here(self, key: Key, began: float, outcome: Outcome) -> None:
         """Take in that a task has run in the caller's process until now."""
         seconds = time.perf_counter() - began
-        if outcome is Outcome.DONE:
-            self._count(key, seconds, 0)
         if self.entries is not None:
             self.entries.append(Entry(key, CALLER, began, seconds, 0, 0, 0, outcome))
+        elif outcome is _DONE:
+            self._count(key, seconds, 0)
 
     def moved(self, key: Key, began: float, nbytes: int) -> None:
         """Take in that a value was moved to disk, from then until now."""
@@ -190,6 +198,19 @@ class RunLog:
         tally.nbytes += nbytes
 
     # ---- watchers read
+
+    def count(self) -> dict[Any, Tally]:
+        """Count what tasks have taken, by what `batch_of` makes of their keys.
+
+        Where there are entries, this is where they are counted: whoever runs tasks has no time for it.
+        """
+        if self.entries is not None:
+            with self.lock:
+                for entry in self.entries[self.counted :]:
+                    self.counted += 1
+                    if entry.outcome is _DONE:
+                        self._count(entry.key, entry.seconds, entry.nbytes)
+        return self.tallies
 
     def totals(self) -> Counter[Any]:
         """Count all tasks there are, by what `batch_of` makes of their keys.

@@ -51,7 +51,7 @@ class Picture:
     rate: float = 0.0
     #: Seconds until the end of what is known; None if nothing can be said.
     left: float | None = None
-    #: By kind, in the order in which they were met.
+    #: By kind, in the order in which they began.
     kinds: tuple[KindState, ...] = ()
     #: All memory that counts, the most of it that was seen, and the limit; bytes.
     memory: int = 0
@@ -91,7 +91,7 @@ class _Sums:
         """Count what a run has done; of one without totals, what is done is all."""
         for batch, count in (totals or {}).items():
             self.total[_named(kinds, batch)] += count
-        for batch, tally in list(log.tallies.items()):
+        for batch, tally in list(log.count().items()):
             kind = _named(kinds, batch)
             into = self.done.setdefault(kind, Tally())
             into.count += tally.count
@@ -119,6 +119,7 @@ class Tracker:
         self._followed: list[_Followed] = []
         self._past = _Sums()
         self._kinds: dict[Any, str] = {}
+        self._begun: dict[str, None] = {}
         self._engine: Watched | None = None
         self._glance: Glance | None = None
         self._spilled_before = 0
@@ -173,6 +174,12 @@ class Tracker:
             self._since = None
             self._recent.clear()
 
+    def _in_order(self, sums: _Sums, running: Counter[str]) -> list[str]:
+        """List kinds: in the order in which they were first seen to run, then those that wait."""
+        kinds = list(sums.total)
+        self._begun.update(dict.fromkeys(kind for kind in kinds if kind in sums.done or running[kind]))
+        return [*self._begun, *(kind for kind in kinds if kind not in self._begun)]
+
     def _picture(self, now: float, sums: _Sums, running: Counter[str]) -> Picture:
         done = sum(tally.count for tally in sums.done.values())
         elapsed = self._elapsed + (0.0 if self._since is None else now - self._since)
@@ -193,8 +200,8 @@ class Tracker:
             rate=self._rate(now, done),
             left=_left(sums, elapsed) if self._followed else None,
             kinds=tuple(
-                KindState(kind, sums.done.get(kind, none).count, running[kind], total)
-                for kind, total in sums.total.items()
+                KindState(kind, sums.done.get(kind, none).count, running[kind], sums.total[kind])
+                for kind in self._in_order(sums, running)
             ),
             memory=0 if seen is None else seen.total,
             peak=self._peak,

@@ -220,7 +220,7 @@
     if (!found) return;
     const bar = found[4];
     tip.textContent = bar.kind + "\n" + bar.label + "\ntook " + seconds(bar.seconds) + " · result " + bytes(bar.bytes);
-    tip.style.left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8) + "px";
+    tip.style.left = Math.max(8, Math.min(event.clientX + 14, document.documentElement.clientWidth - tip.offsetWidth - 8)) + "px";
     tip.style.top = event.clientY + 14 + "px";
   });
   by("lanes").addEventListener("mouseleave", () => { by("tip").hidden = true; });
