@@ -1,11 +1,10 @@
-"""The pictures of a report, drawn with bokeh: workers, concurrency, memory, the graph.
+"""The pictures of a report over time, drawn with bokeh: workers, concurrency, memory.
 
 All ground is left clear, and text is given its colour by the page, which knows whether it is light or dark.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
 
 from graphmill.diagnostics.amounts import COLOURS, OTHER, of_bytes
-from graphmill.diagnostics.drawing import place_tasks
 from graphmill.diagnostics.kinds import Bar, concurrency, label_of, overview
 from graphmill.diagnostics.log import Outcome
 from graphmill.diagnostics.records import Recording, TaskRecord
@@ -38,8 +36,6 @@ BINS = 600
 MOST_BARS = 20_000
 #: Into how many pieces time is cut for that at least, however many workers there are.
 LEAST_CELLS = 150
-#: The largest graph that is drawn, in tasks.
-LARGEST_GRAPH = 400
 
 _FORMATS_JS = """
 function bytes(n) {
@@ -61,11 +57,13 @@ function seconds(s) {
 _TOOLS = "xpan,xwheel_zoom,xbox_zoom,reset"
 
 
-def _hover_js(function: str) -> Any:
+def hover_js(function: str) -> Any:
+    """Have a column be written by a function of the page: `bytes` or `seconds`."""
     return models.CustomJSHover(code=f"{_FORMATS_JS}\nreturn {function}(value);")
 
 
-def _kind_js(kinds: Sequence[str]) -> Any:
+def kind_js(kinds: Sequence[str]) -> Any:
+    """Have a column of numbers be written as kinds."""
     return models.CustomJSHover(args={"kinds": list(kinds)}, code="return kinds[value];")
 
 
@@ -129,7 +127,7 @@ def lanes(recording: Recording, pieces: Sequence[Bar], kinds: Sequence[str], x_r
         few = _lane_data(overview(pieces, kinds, cells), lane, kinds)
         source.data = few
         _zoom_in(x_range, source, few, all_data)
-    palette = [_colour(at) for at in range(len(kinds))]
+    palette = [colour_of(at) for at in range(len(kinds))]
     drawn = plot.quad(
         "left",
         "right",
@@ -147,11 +145,11 @@ def lanes(recording: Recording, pieces: Sequence[Bar], kinds: Sequence[str], x_r
             tooltips="""<div class="tip"><b>@kind{custom}</b><br>@key<br>
 took @long{custom}, from @left{custom}<br>result @out{custom} · inputs @in{custom}</div>""",
             formatters={
-                "@kind": _kind_js(kinds),
-                "@long": _hover_js("seconds"),
-                "@left": _hover_js("seconds"),
-                "@out": _hover_js("bytes"),
-                "@in": _hover_js("bytes"),
+                "@kind": kind_js(kinds),
+                "@long": hover_js("seconds"),
+                "@left": hover_js("seconds"),
+                "@out": hover_js("bytes"),
+                "@in": hover_js("bytes"),
             },
         )
     )
@@ -202,7 +200,7 @@ window[timer] = setTimeout(() => {
     x_range.js_on_change("end", callback)
 
 
-def _colour(at: int) -> str:
+def colour_of(at: int) -> str:
     """Get the colour of a kind by its rank."""
     return COLOURS[at] if at < len(COLOURS) else OTHER
 
@@ -245,7 +243,7 @@ def _level(height: float) -> Any:
 
 def running(recording: Recording, kinds: Sequence[str], x_range: Any) -> Any:
     """Draw how many tasks ran at a time, by kind."""
-    shown = [kind for at, kind in enumerate(kinds) if _colour(at) != OTHER]
+    shown = [kind for at, kind in enumerate(kinds) if colour_of(at) != OTHER]
     by_kind: dict[str, list[TaskRecord]] = {kind: [] for kind in shown}
     others: list[TaskRecord] = []
     for task in recording.tasks:
@@ -262,7 +260,7 @@ def running(recording: Recording, kinds: Sequence[str], x_range: Any) -> Any:
     top = max(float(total.max(initial=0)), float(recording.workers), 1.0)
     plot = _figure(150, x_range, y_range=models.Range1d(0, top * 1.12))
     layers = [f"k{at}" for at in range(len(shown) + 1)]
-    colour = [_colour(at) for at in range(len(shown))] + [OTHER]
+    colour = [colour_of(at) for at in range(len(shown))] + [OTHER]
     plot.varea_stack(layers, x="x", source=source, color=colour, fill_alpha=0.9)
     line = plot.line("x", "total", source=source, line_color=None, line_alpha=0)
     plot.add_layout(
@@ -274,7 +272,7 @@ def running(recording: Recording, kinds: Sequence[str], x_range: Any) -> Any:
             mode="vline",
             line_policy="nearest",
             tooltips="<div class='tip'><b>@x{custom}</b><br>@total{0.0} tasks at a time</div>",
-            formatters={"@x": _hover_js("seconds")},
+            formatters={"@x": hover_js("seconds")},
         )
     )
     plot.yaxis.ticker.mantissas = [1, 2, 5]
@@ -315,8 +313,8 @@ def memory(recording: Recording, x_range: Any) -> Any:
             tooltips=f"""<div class="tip"><b>@x{{custom}}</b> · @total{{custom}} of {of_bytes(limit)}<br>
 needed @live{{custom}} · at work @work{{custom}}<br>warm @warm{{custom}} · private @private{{custom}}<br>
 on disk @disk{{custom}}</div>""",
-            formatters={"@x": _hover_js("seconds")}
-            | {f"@{name}": _hover_js("bytes") for name in ("total", "disk", *MEMORY)},
+            formatters={"@x": hover_js("seconds")}
+            | {f"@{name}": hover_js("bytes") for name in ("total", "disk", *MEMORY)},
         )
     )
     _mark_spills(plot, recording)
@@ -345,70 +343,6 @@ def _mark_spills(plot: Any, recording: Recording) -> None:
         models.HoverTool(
             renderers=[drawn],
             tooltips="<div class='tip'>@nbytes{custom} to disk in @seconds{custom}<br>@key</div>",
-            formatters={"@nbytes": _hover_js("bytes"), "@seconds": _hover_js("seconds")},
+            formatters={"@nbytes": hover_js("bytes"), "@seconds": hover_js("seconds")},
         )
     )
-
-
-def graph(recording: Recording, kinds: Sequence[str]) -> Any:
-    """Draw the graph of the largest run that can be drawn; None if there is none."""
-    runs: dict[int, dict[Any, TaskRecord]] = {}
-    for task in recording.tasks:
-        if task.outcome == Outcome.DONE.value:
-            runs.setdefault(task.run, {})[task.key] = task
-    small = [(len(tasks), run) for run, tasks in runs.items() if 1 < len(tasks) <= LARGEST_GRAPH]
-    if not small:
-        return None
-    run = max(small)[1]
-    tasks, needs = runs[run], recording.dependencies[run]
-    place = place_tasks(list(tasks), needs)
-    rows = 1 + max(y for _, y in place.values()) - min(y for _, y in place.values())
-    plot = figure(
-        height=int(min(640, max(160, 40 + 16 * rows))),
-        sizing_mode="stretch_width",
-        tools="pan,wheel_zoom,box_zoom,reset",
-        active_drag="pan",
-    )
-    plot.toolbar.logo = None
-    plot.toolbar.autohide = True
-    plot.axis.visible = plot.grid.visible = False
-    plot.background_fill_color = plot.border_fill_color = plot.outline_line_color = None
-    lines = [(place[dep], place[key]) for key in tasks for dep in needs.get(key, ()) if dep in place]
-    plot.segment(
-        [a[0] for a, _ in lines],
-        [a[1] for a, _ in lines],
-        [b[0] for _, b in lines],
-        [b[1] for _, b in lines],
-        line_color="#9aa1ad",
-        line_alpha=0.5,
-    )
-    longest = max(task.seconds for task in tasks.values()) or 1.0
-    number = {kind: at for at, kind in enumerate(kinds)}
-    source = models.ColumnDataSource(
-        {
-            "x": [place[key][0] for key in tasks],
-            "y": [place[key][1] for key in tasks],
-            "size": [7 + 13 * math.sqrt(task.seconds / longest) for task in tasks.values()],
-            "colour": [_colour(number[task.kind]) for task in tasks.values()],
-            "kind": [task.kind for task in tasks.values()],
-            "key": [label_of(key) for key in tasks],
-            "long": [task.seconds for task in tasks.values()],
-            "out": [float(task.output_bytes) for task in tasks.values()],
-            "in": [float(task.input_bytes) for task in tasks.values()],
-            "where": [f"worker {t.worker}" if t.worker >= 0 else "caller" for t in tasks.values()],
-        }
-    )
-    drawn = plot.scatter("x", "y", size="size", color="colour", line_color="white", source=source)
-    plot.add_tools(
-        models.HoverTool(
-            renderers=[drawn],
-            tooltips="""<div class="tip"><b>@kind</b><br>@key<br>took @long{custom} on @where<br>
-result @out{custom} · inputs @in{custom}</div>""",
-            formatters={
-                "@long": _hover_js("seconds"),
-                "@out": _hover_js("bytes"),
-                "@in": _hover_js("bytes"),
-            },
-        )
-    )
-    return plot

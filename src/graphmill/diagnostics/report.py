@@ -66,7 +66,7 @@ class _Section:
     """What the page has of one engine."""
 
     def __init__(self, recording: Recording, number: int | None) -> None:
-        from graphmill.diagnostics import figures  # noqa: PLC0415 - loads bokeh
+        from graphmill.diagnostics import figures, graph_figure  # noqa: PLC0415 - they load bokeh
 
         self._recording = recording
         self._number = number
@@ -86,7 +86,7 @@ class _Section:
             self._names["running"]: figures.running(recording, kinds, x_range),
             self._names["memory"]: figures.memory(recording, x_range),
         }
-        drawn = figures.graph(recording, kinds)
+        drawn = graph_figure.graph(recording, kinds)
         if drawn is not None:
             self.plots[self._names["graph"]] = drawn
         self._memory_legend = [(colour, name, False) for colour, name in figures.MEMORY.values()]
