@@ -12,6 +12,7 @@ from typing import Any
 
 from graphmill import config
 from graphmill.engine.core import Engine, checked
+from graphmill.engine.persisting import persist
 from graphmill.local import get_sync
 from graphmill.workers.shipped import in_worker
 
@@ -35,44 +36,65 @@ class _Default:
 _defaults: dict[int, _Default] = {}
 
 
-def get(dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> Any:
-    """Compute keys of a graph on every core of this machine.
+class Default:
+    """The engine that calls without one share: made when it is first needed, and kept for the next ones.
 
-    Workers are started by the first call, and kept until the program ends. Within a task, the same runs in
-    that task's process.
-
-    Parameters
-    ----------
-    dsk
-        A graph of any dialect: a mapping, or an expression with ``__dask_graph__()``.
-    keys
-        A key, or nested lists of keys.
-    num_workers
-        At most so many tasks at once; by default as many as there are workers.
-    **kwargs
-        As for `Engine.get`.
-
-    Returns
-    -------
-    object
-        The value of `keys`; for lists of keys, tuples of values.
-
-    Raises
-    ------
-    UnsupportedPlatform
-        On Windows, where `graphmill.local.get_sync` and `get_async` work.
-
-    Examples
-    --------
-    >>> from operator import add
-    >>> get({"x": 1, "y": (add, "x", 2)}, "y")  # doctest: +SKIP
-    3
+    Dask finds `persist` beside `get` because both are methods of one object.
     """
-    if in_worker():
-        return get_sync(dsk, keys, **kwargs)
-    if num_workers is None:
-        num_workers = config.get("num_workers")
-    return _default_engine(num_workers).get(dsk, keys, num_workers, **kwargs)
+
+    def get(self, dsk: Any, keys: Any, num_workers: int | None = None, **kwargs: Any) -> Any:
+        """Compute keys of a graph on every core of this machine.
+
+        Workers are started by the first call, and kept until the program ends. Within a task, the same runs
+        in that task's process.
+
+        Parameters
+        ----------
+        dsk
+            A graph of any dialect: a mapping, or an expression with ``__dask_graph__()``.
+        keys
+            A key, or nested lists of keys.
+        num_workers
+            At most so many tasks at once; by default as many as there are workers.
+        **kwargs
+            As for `Engine.get`.
+
+        Returns
+        -------
+        object
+            The value of `keys`; for lists of keys, tuples of values.
+
+        Raises
+        ------
+        UnsupportedPlatform
+            On Windows, where `graphmill.local.get_sync` and `get_async` work.
+
+        Examples
+        --------
+        >>> from operator import add
+        >>> get({"x": 1, "y": (add, "x", 2)}, "y")  # doctest: +SKIP
+        3
+        """
+        if in_worker():
+            return get_sync(dsk, keys, **kwargs)
+        if num_workers is None:
+            num_workers = config.get("num_workers")
+        return _default_engine(num_workers).get(dsk, keys, num_workers, **kwargs)
+
+    def persist(self, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+        """Compute Dask collections, and keep their chunks in shared memory: see `Engine.persist`."""
+        if in_worker():
+            return persist(collections, optimize_graph, get_sync)
+        engine = _default_engine(kwargs.get("num_workers", config.get("num_workers")))
+        return engine.persist(collections, optimize_graph, **kwargs)
+
+    def __reduce__(self) -> str:
+        return "default"
+
+
+default = Default()
+#: What users pass to Dask as the scheduler.
+get = default.get
 
 
 def _default_engine(num_workers: int | None) -> Engine:

@@ -28,10 +28,11 @@ from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.engine.crew import Client, Crew
 from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.packing import Packer
+from graphmill.engine.persisting import persist
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
-from graphmill.engine.stored import Shelf
+from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.stream import Stream
 from graphmill.errors import ConfigError, EngineClosed, NotRecorded, SpillError
 from graphmill.graph import flatten
@@ -438,9 +439,6 @@ class Engine:
         WorkerDied
             If the workers that ran a task died, three times over.
         """
-        self._require_own()
-        if num_workers is not None:
-            checked(num_workers)
         if rerun_exceptions_locally is None:
             rerun_exceptions_locally = config.get("rerun_exceptions_locally", False)
         settings = Settings(
@@ -449,13 +447,65 @@ class Engine:
             raise_exception=raise_exception,
             logger=logger,
         )
-        with self._in_use():
-            return self._run(
-                dsk, keys, min(num_workers or self.num_workers, self.num_workers), cache, settings
-            )
+        return self._run(dsk, keys, num_workers, settings, cache)
+
+    def persist(self, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+        """Compute Dask collections, and keep their chunks in shared memory.
+
+        Dask calls it for ``x.persist(scheduler=engine.get)``. Later computations on this engine use the
+        chunks where they are; what exceeds the memory limit goes to disk. The memory is given back when the
+        collection that is returned, and all that were made from it, are collected.
+
+        Parameters
+        ----------
+        collections
+            A collection, or several in a list or tuple. What they share is computed once.
+        optimize_graph
+            Whether Dask is to optimise their graphs.
+        **kwargs
+            As for `get`.
+
+        Returns
+        -------
+        object
+            A collection with the same meaning, or a list of them. They work with other schedulers too.
+        """
+        arguments = {name: kwargs.pop(name, None) for name in ("num_workers", "callbacks")}
+        settings = Settings(callbacks=arguments["callbacks"], logger=logger)
+
+        def compute(dsk: Any, keys: list[Any]) -> Iterable[Any]:
+            found: Iterable[Any] = self._run(dsk, keys, arguments["num_workers"], settings, store=True)
+            return found
+
+        return persist(collections, optimize_graph, compute, **kwargs)
 
     def _run(
-        self, dsk: Any, keys: Any, limit: int, cache: MutableMapping[Any, Any] | None, settings: Settings
+        self,
+        dsk: Any,
+        keys: Any,
+        num_workers: int | None,
+        settings: Settings,
+        cache: MutableMapping[Any, Any] | None = None,
+        *,
+        store: bool = False,
+    ) -> Any:
+        """Run a graph, and get its results, or handles to them."""
+        self._require_own()
+        if num_workers is not None:
+            checked(num_workers)
+        limit = min(num_workers or self.num_workers, self.num_workers)
+        with self._in_use():
+            return self._run_within(dsk, keys, limit, settings, cache, store=store)
+
+    def _run_within(
+        self,
+        dsk: Any,
+        keys: Any,
+        limit: int,
+        settings: Settings,
+        cache: MutableMapping[Any, Any] | None,
+        *,
+        store: bool,
     ) -> Any:
         self._start()
         settings_of_dask = dask_settings()
@@ -466,6 +516,8 @@ class Engine:
         values: dict[Any, Any] = dict(cache or {})
         try:
             run_graph(dsk, keys, run, values, replace(settings, plan=run.plan))
+            if store:
+                return [run.store(values[key]) for key in keys]
             results = _Results(run, values)
             nested = nested_get(keys, results)
             if cache is not None:
@@ -589,8 +641,9 @@ class Engine:
         """Forget changes to values that were read."""
         with self.access():
             for value in values:
-                if isinstance(value, Encoded):
-                    for extent in value.extents:
+                encoded = value.encoded if isinstance(value, Stored) else value
+                if isinstance(encoded, Encoded):
+                    for extent in encoded.extents:
                         self._reader.drop_dirty(extent.id)
 
     def _locate(self, address: int, nbytes: int) -> Extent | None:

@@ -16,6 +16,7 @@ from graphmill.engine.blocks import Blocks
 from graphmill.engine.futures import Future
 from graphmill.engine.shipping import Modules, TaskPickler, add_references, itself
 from graphmill.engine.stored import Shelf, Stored
+from graphmill.errors import EncodeError
 from graphmill.memory.block import Encoded, Extent
 from graphmill.memory.codec import encode
 from graphmill.memory.heap import Heap
@@ -92,6 +93,24 @@ class Packer:
         packed = Encoded.of(payload, extents)
         self.blocks.hold(packed.extents)
         return packed
+
+    def store(self, value: Any) -> Any:
+        """Put a value of this process into shared memory, and get a handle.
+
+        Returns
+        -------
+        object
+            The value itself, if nothing large is in it, or if it cannot be sent.
+        """
+        try:
+            packed = self.pack(value, "a value to be kept")
+        except EncodeError:
+            return value
+        if isinstance(packed, Obstacle) or not packed.extents:
+            return value
+        stored = self.shelf.add(packed)
+        self.blocks.drop(packed.extents)
+        return stored
 
     def _drop_copies(self) -> None:
         self._obstacle = None

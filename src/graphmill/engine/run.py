@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +22,11 @@ from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, Flight, describe
 from graphmill.engine.limit import Limit
+from graphmill.engine.packing import Packer
+from graphmill.engine.persisting import take_stored
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import Target, find_targets, stays
+from graphmill.engine.stored import Shelf, Stored, resolve
 from graphmill.errors import EncodeError, MemoryLimitError, StaysError, WorkerDied
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
@@ -48,6 +52,8 @@ from graphmill.workers.work import Job, Report, Shipped, Warned
 
 logger = logging.getLogger("graphmill")
 
+#: One part of the memory that tasks can have, in so many, is kept free of values that nobody needs now.
+_KEPT_FREE = 4
 #: How often a task is run again whose worker died.
 LOST_RETRIES = 2
 
@@ -89,6 +95,8 @@ class Host(Protocol):
     crew: Crew
     estimates: Estimates
     limit: Limit
+    shelf: Shelf
+    packer: Packer
 
     def access(self) -> AbstractContextManager[None]:
         """Have workers, blocks and memory for oneself."""
@@ -157,6 +165,8 @@ class Run:
         self._readers: Collection[Key] = ()
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
+        #: Values that the engine keeps for handles, by key.
+        self._stored: dict[Key, Stored] = {}
         #: Values that were shown. They die while Ctrl-C waits: raised where memory is given back, it is lost.
         self._shown: list[Any] = []
         #: Warnings that were given already.
@@ -174,6 +184,7 @@ class Run:
     def plan(self, graph: Graph, results: Collection[Key]) -> Plan:
         """Order a graph, and find what must stay in this process."""
         self._graph, self._results = graph, results
+        self._stored = take_stored(graph, self._engine)
         if self._log is not None:
             self._log.plan(graph)
         targets = find_targets(graph)
@@ -188,6 +199,7 @@ class Run:
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities
         self._priority = priorities.__getitem__
+        self._expect_stored(priorities)
         estimates = self._engine.estimates
         self._budget = Budget(graph, priorities, results, estimates, self._limit)
         with self._engine.access():
@@ -201,10 +213,25 @@ class Run:
         options = Options(Selection.PRIORITY, estimates=estimates, room=room, lost_retries=LOST_RETRIES)
         return Plan(self._priority, options)
 
+    def _expect_stored(self, priorities: dict[Key, int]) -> None:
+        """Note when values that are kept are needed first."""
+        uses: dict[Key, float] = {}
+        for user, deps in self._graph.dependencies.items() if self._stored else ():
+            for dep in deps:
+                if dep in self._stored:
+                    uses[dep] = min(uses.get(dep, inf), priorities[user])
+        with self._engine.access():
+            for key, use in uses.items():
+                self._engine.shelf.expect(self._stored[key].encoded, use)
+
     def _room(self, stayed: tuple[Key, ...] = ()) -> RoomChanged:
         limit = self._engine.limit
         limit.look()
         limit.keep_warm_or_not()
+        # What jobs may take is mostly more than they do.
+        missing = limit.capacity // _KEPT_FREE - limit.free - limit.given
+        if missing > 0:
+            self._engine.shelf.make_room(missing)
         return RoomChanged(limit.free, limit.capacity, self._budget.peak > limit.capacity, stayed)
 
     def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
@@ -223,6 +250,8 @@ class Run:
         if id(value) in self._held:
             del self._held[id(value)]
             self._engine.blocks.let_go(value)
+        elif type(value) is Stored:
+            self._engine.shelf.expect_no_more(value.encoded)
         shipped_data = self._data.pop(key, None)
         if shipped_data is not None:
             self._shipper.forget(shipped_data[0])
@@ -305,7 +334,20 @@ class Run:
         return made
 
     def _value_of(self, value: Any) -> Any:
-        return self._engine.read(value) if id(value) in self._held else value
+        return self._engine.read(value) if id(value) in self._held else resolve(value)
+
+    def store(self, value: Any) -> Any:
+        """Have a value of the run's cache kept, and get a handle; a small one is given itself."""
+        engine = self._engine
+        if type(value) is Stored:
+            return value
+        with engine.access():
+            if id(value) in self._held:
+                if value.extents:
+                    return engine.shelf.add(Encoded(value.payload, value.extents, value.nbytes))
+            else:
+                return engine.packer.store(value)
+        return self._value_of(value)
 
     def cancel(self) -> None:
         """Stop what runs."""
@@ -349,7 +391,9 @@ class Run:
         extents = node.extents
         for key, value in task.values.items():
             encoded = value
-            if id(value) not in self._held:
+            if type(value) is Stored and value.is_in(self._engine):
+                encoded = value.encoded
+            elif id(value) not in self._held:
                 encoded, more = self._ship_data(key, value)
                 functions += more
             inputs.append((key, Shipped(encoded.payload, encoded.extents)))
@@ -495,6 +539,8 @@ class Run:
             for value in self._held.values():
                 self._engine.blocks.let_go(value)
             self._held.clear()
+            for stored in self._stored.values():
+                self._engine.shelf.expect_no_more(stored.encoded)
             self._engine.limit.given -= sum(self._given.values())
             self._given.clear()
             self._data.clear()

@@ -7,8 +7,10 @@ is collected, at a moment when the engine's books are in order. Tasks are given 
 from __future__ import annotations
 
 import os
+import uuid
 import weakref
 from contextlib import suppress
+from math import inf
 from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
@@ -47,12 +49,14 @@ class Stored:
     It pickles as the value that it stands for, so that any other scheduler can use it too.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_made", "encoded")
+    __slots__ = ("__weakref__", "_engine", "_made", "_token", "encoded")
 
     def __init__(self, engine: Keeper, encoded: Encoded) -> None:
         self._engine = engine
         #: Where the value is now.
         self.encoded = encoded
+        #: What Dask calls the value, once it has asked.
+        self._token: str | None = None
         #: The value, once its engine is closed.
         self._made: list[Any] = []
 
@@ -66,6 +70,16 @@ class Stored:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self.value(),)
+
+    def __dask_tokenize__(self) -> str:
+        if self._token is None:
+            self._token = f"graphmill-{uuid.uuid4().hex}"
+        return self._token
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, or of disk, that the value takes."""
+        return self.encoded.nbytes
 
     def is_in(self, engine: object) -> bool:
         """Tell whether an engine keeps it, and can still pass it on by reference."""
@@ -125,8 +139,12 @@ class Shelf:
     def __init__(self, engine: Keeper, blocks: Blocks) -> None:
         self._engine = engine
         self._blocks = blocks
-        #: The values by identity, the one that was used longest ago first.
+        #: The values by identity.
         self._values: dict[int, Encoded] = {}
+        #: Those of them that may be in memory, the one that was used longest ago first.
+        self._in_memory: dict[int, Encoded] = {}
+        #: When those are used next that a run needs: the static priority of a task.
+        self._uses: dict[int, float] = {}
         self._handles: weakref.WeakValueDictionary[int, Stored] = weakref.WeakValueDictionary()
 
     def __len__(self) -> int:
@@ -135,29 +153,43 @@ class Shelf:
     def add(self, value: Encoded) -> Stored:
         """Keep a value; it is let go once the handle is collected."""
         self._blocks.keep(value)
-        self._values[id(value)] = value
+        self._values[id(value)] = self._in_memory[id(value)] = value
         handle = self._handles[id(value)] = Stored(self._engine, value)
         return handle
 
     def touch(self, value: Encoded) -> None:
         """Note that a value is used."""
-        self._values[id(value)] = self._values.pop(id(value))
+        if id(value) in self._in_memory:
+            self._in_memory[id(value)] = self._in_memory.pop(id(value))
+
+    def expect(self, value: Encoded, use: float) -> None:
+        """Note which task of a run needs a value next; those that are needed later go to disk before it."""
+        self._uses[id(value)] = use
+
+    def expect_no_more(self, value: Encoded) -> None:
+        """Note that the run does not need a value any more."""
+        self._uses.pop(id(value), None)
 
     def remove(self, value: Encoded) -> None:
         """Let go of a value."""
+        self._in_memory.pop(id(value), None)
+        self._uses.pop(id(value), None)
         if self._values.pop(id(value), None) is not None:
             self._blocks.let_go(value)
 
     def make_room(self, nbytes: int) -> int:
-        """Move values to disk that nobody uses now; return how many bytes of memory that gave."""
+        """Move values to disk that nobody looks at now; return how many bytes of memory that gave."""
         moved = 0
-        for value in list(self._values.values()):
+        uses = self._uses
+        for value in sorted(self._in_memory.values(), key=lambda value: -uses.get(id(value), inf)):
             if moved >= nbytes:
                 break
             try:
                 moved += self._blocks.spill(value)
             except SpillError:
                 break  # there is no room, or no folder: what is in memory stays there
+            if not self._blocks.in_memory(value.extents):
+                del self._in_memory[id(value)]
         return moved
 
     def settle(self) -> None:
