@@ -1,6 +1,7 @@
 """Collections whose chunks stay in shared memory."""
 
 import gc
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -81,7 +82,7 @@ def test_the_default_engine_persists(reads):
     with dask.config.set(scheduler=graphmill.get):
         assert float(x.sum().compute()) == float(x.persist().sum().compute())
     assert reads.count == 8
-    graphmill.engine._default.pop().close()
+    graphmill.engine._defaults.pop(os.getpid()).engine.close()
 
 
 def test_chunks_are_those_of_the_array(engine):

@@ -36,8 +36,8 @@ class _Default:
 _defaults: dict[int, _Default] = {}
 
 
-class Default:
-    """The engine that calls without one share: made when it is first needed, and kept for the next ones.
+class Front:
+    """What Dask is given as a scheduler, for the engine that calls without one share.
 
     Dask finds `persist` beside `get` because both are methods of one object.
     """
@@ -89,12 +89,12 @@ class Default:
         return engine.persist(collections, optimize_graph, **kwargs)
 
     def __reduce__(self) -> str:
-        return "default"
+        return "front"
 
 
-default = Default()
+front = Front()
 #: What users pass to Dask as the scheduler.
-get = default.get
+get = front.get
 
 
 def _default_engine(num_workers: int | None) -> Engine:
