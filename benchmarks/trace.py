@@ -4,7 +4,7 @@ A trace is a list of events, in a file one JSON object a line. `Recorder` makes 
 Dask's callbacks; an engine may as well write it itself.
 
 A result lies in *blocks*. Two results may share one (views); then both name it, and it is there for as long
-as either is. A block's name may come again once the block is gone.
+as either is. A block's name may come again once the block is gone. It keeps its name where it moves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -86,8 +87,10 @@ class Recorder(DaskCallback):  # type: ignore[misc]  # Dask has no types
         super().__init__()
         self.events: list[Event] = []
         self._begin = 0.0
-        #: Results that are there.
-        self._held: set[str] = set()
+        #: Results that are there, with the names of their blocks where they are an engine's: those move, and
+        #: others then lie where they were.
+        self._held: dict[str, tuple[Encoded, list[str]] | None] = {}
+        self._blocks = count()
 
     def _start(self, dsk: Any) -> None:  # noqa: ARG002 - Dask's protocol
         self._begin = time.perf_counter()
@@ -99,23 +102,40 @@ class Recorder(DaskCallback):  # type: ignore[misc]  # Dask has no types
     def _posttask(self, key: Any, value: Any, dsk: Any, state: Any, worker: Any) -> None:  # noqa: ARG002
         now, cache = self._now(), state["cache"]
         name = repr(key)
-        self.events.append(Finished(name, dict(blocks_of(cache.get(key, value))), now))
-        self._held.add(name)
+        found = cache.get(key, value)
+        if isinstance(found, Encoded):
+            names = self._names_of(found)
+            blocks = {block: extent.length for block, extent in zip(names, found.extents, strict=True)}
+            self._held[name] = found, names
+        else:
+            blocks = dict(blocks_of(found))
+            self._held[name] = None
+        self.events.append(Finished(name, blocks, now))
         gone = {repr(each) for each in (*state["dependencies"][key], key) if each not in cache}
-        for name in sorted(gone & self._held):
+        for name in sorted(gone & self._held.keys()):
             self.events.append(Released(name, now))
-        self._held -= gone
+            del self._held[name]
+
+    def _names_of(self, value: Encoded) -> list[str]:
+        """Name the blocks of an engine's result: as others do that are there, or else by a new name."""
+        known = {
+            extent.id: name
+            for held in self._held.values()
+            if held is not None
+            for extent, name in zip(held[0].extents, held[1], strict=True)
+        }
+        for extent in value.extents:
+            if extent.id not in known:
+                known[extent.id] = f"{next(self._blocks)}"
+        return [known[extent.id] for extent in value.extents]
 
     def _now(self) -> float:
         return time.perf_counter() - self._begin
 
 
 def blocks_of(value: Any) -> Iterator[tuple[str, int]]:
-    """Give the blocks in which a value lies, or a reference of graphmill's to it, and their sizes."""
-    if isinstance(value, Encoded):
-        for extent in value.extents:
-            yield f"{extent.arena}:{extent.block}", extent.length
-    elif isinstance(value, np.ndarray):
+    """Give the blocks in which a value of this process lies, and their sizes."""
+    if isinstance(value, np.ndarray):
         owner = value
         while isinstance(owner.base, np.ndarray):
             owner = owner.base

@@ -291,14 +291,15 @@ def test_looks_wait_after_dear_ones(three):
     assert three.sample()[1] == [1]
 
 
-def test_new_ones_are_looked_at_even_then(three):
+def test_new_ones_are_looked_at_even_then_and_those_that_share_with_them(three):
     three.cost = 10
     three.sample()
     three.put(4, fast=50 * MB, shared=10 * MB)
-    assert three.sample() == (220 * MB, [4])
+    three.put(1, fast=100 * MB, shared=60 * MB)
+    assert three.sample() == (200 * MB, [1, 2, 3, 4])
 
 
-def test_all_are_due_when_one_has_come_or_gone(three):
+def test_all_are_due_when_one_has_gone(three):
     three.sample()
     three.now += REFRESH / 2
     assert three.sample()[1] == []

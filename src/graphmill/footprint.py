@@ -124,18 +124,19 @@ class PrivateMemory:
 
     Notes
     -----
-    What a process shares is learned when it is first seen, and then anew every `REFRESH` seconds, the longest
-    unseen first, but never so often that it takes more than one part in `PATIENCE` of the time. The calling
-    process is not looked at exactly: it was forked from none of the others, nor they from it.
+    What a process shares is learned when it, or another, is first seen, and then anew every `REFRESH`
+    seconds, the longest unseen first, but never so often that it takes more than one part in `PATIENCE` of
+    the time. The calling process is not looked at exactly: it was forked from none of the others, nor they
+    from it.
 
     In between, errors go one way or the other, and are bounded by what the forks shared when last looked at:
 
     - *Too little* where a process has written to shared pages since, or given them back, or where one that
       shared them has ended, so that the others' parts have grown. Never by more than was taken off: a
       process that grows is counted at once, by every byte that it grows.
-    - *Too much* where there are more processes to share the pages than when it was looked at.
+    - *Too much* where a process has made more pages that others share since.
 
-    When processes have come or gone, all are therefore due to be looked at again, in turn.
+    When processes have gone, all others are therefore due to be looked at again, in turn.
 
     Not thread-safe.
     """
@@ -177,7 +178,8 @@ class PrivateMemory:
             new = [pid for pid in others if pid not in self._due]
             self._due = {pid: -math.inf for pid in self._due if pid in others}
             self._shared = {pid: self._shared[pid] for pid in self._due}
-            for pid in new:
+            # A fork takes off what is counted for those that it shares with: else that would count twice.
+            for pid in others if new else ():
                 self._look(pid)
         now = self._clock()
         if self._due and now >= self._rest_until:

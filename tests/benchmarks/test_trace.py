@@ -1,5 +1,7 @@
 """A trace says what a run did to memory, whichever scheduler ran it."""
 
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ dask_array = pytest.importorskip("dask.array")
 
 import dask.threaded  # noqa: E402 - only where Dask is
 
-from benchmarks.belady import tell  # noqa: E402
+from benchmarks.belady import optimum, tell  # noqa: E402
 from benchmarks.trace import Finished, Recorder, Released, Started, read, write  # noqa: E402
 from graphmill import Engine  # noqa: E402
 from graphmill.local import get_sync  # noqa: E402
@@ -65,6 +67,21 @@ def test_a_view_lies_in_the_block_of_its_source(get):
     events = recorded(get, dsk, "sum")
     whole, view = [event.blocks for event in events if type(event) is Finished and event.blocks][:2]
     assert whole == view
+
+
+def test_a_block_keeps_its_name_where_it_moves():
+    block = 8 << 20
+    dsk = {("a", i): (np.ones, block // 8) for i in range(40)}
+    dsk["sum"] = (len, list(dsk))
+    with Engine(2) as engine:
+        engine.get(dsk, ("a", 0))
+        taken = engine.memory().private
+    with Engine(2, memory_limit=taken + (150 << 20), spill_folder=tempfile.gettempdir()) as engine:
+        events = recorded(engine.get, dsk, "sum")
+        assert engine.memory().spilled > 10 * block
+    names = [name for event in events if type(event) is Finished for name in event.blocks]
+    assert len(set(names)) >= 40, "what lies where another was is another block"
+    assert optimum(events, 100 << 20).spilled >= 40 * block - (100 << 20)
 
 
 def test_a_trace_comes_back_from_its_file(get, tmp_path):

@@ -74,6 +74,16 @@ def test_a_large_output_is_remembered_longer_than_a_small_one():
     assert estimates.nbytes(("x", 2)) == 80 * MB
 
 
+def test_margins_of_blocks_are_not_taken_for_whole_ones():
+    estimates = Estimates()
+    estimates.learn(("getitem-1", 3, 0, 0), nbytes=8 * MB, taken=8 * MB)
+    estimates.learn(("getitem-1", 2.9, 0, 0), nbytes=0, taken=9)
+    assert estimates.nbytes(("getitem-1", 4, 1, 0)) == 8 * MB
+    assert estimates.nbytes(("getitem-1", 3.9, 1, 0)) == 0
+    assert estimates.nbytes(("getitem-1", 3.1, 1, 0)) is None
+    assert estimates.taken(("getitem-1", 1.9, 5, 0)) == 9
+
+
 def test_tiny_outputs_weigh_nothing():
     estimates = Estimates()
     assert not estimates.learn(("x", 0), nbytes=28)
@@ -95,12 +105,15 @@ class World:
     """Workers with so much memory, and tasks that take what they take."""
 
     scheduler: Scheduler
-    #: For each layer, the bytes of outputs, and what its tasks take besides inputs.
-    outputs: list
-    taken: list
+    #: The bytes of each output, and what its task takes besides inputs, with it.
+    outputs: dict
+    taken: dict
     limit: int
     slots: int
     spills: bool
+    #: The task whose output each alias is.
+    sources: dict = field(default_factory=dict)
+    #: For each output that is there, the keys that have it.
     held: dict = field(default_factory=dict)
     on_disk: set = field(default_factory=set)
     #: For each running task, what it may take.
@@ -108,28 +121,35 @@ class World:
     error: BaseException | None = None
     spilled: int = 0
 
+    def source(self, key):
+        return self.sources.get(key, key)
+
     def resident(self):
-        return sum(nbytes for key, nbytes in self.held.items() if key not in self.on_disk)
+        return sum(self.outputs[source] for source in self.held if source not in self.on_disk)
 
     def free(self):
         return self.limit - self.resident() - sum(self.running.values())
 
-    def takes(self, key):
-        return self.taken[key[0]]
+    def in_use(self):
+        return {self.source(dep) for key in self.running for dep in self.scheduler.state.dependencies[key]}
 
     def tell(self, event):
         for command in self.scheduler.handle(event):
             if isinstance(command, Run):
                 self.start(command)
             elif isinstance(command, Spill):
-                assert command.key in self.held
-                assert command.key not in self.on_disk
-                assert not any(command.key in self.scheduler.state.dependencies[key] for key in self.running)
-                self.on_disk.add(command.key)
-                self.spilled += self.held[command.key]
+                source = self.source(command.key)
+                assert command.key in self.held[source]
+                assert source not in self.on_disk
+                assert source not in self.in_use()
+                self.on_disk.add(source)
+                self.spilled += self.outputs[source]
             elif isinstance(command, Release):
-                del self.held[command.key]
-                self.on_disk.discard(command.key)
+                source = self.source(command.key)
+                self.held[source].remove(command.key)
+                if not self.held[source]:
+                    del self.held[source]
+                    self.on_disk.discard(source)
             elif isinstance(command, Abort):
                 self.error = command.error
         self.check()
@@ -139,13 +159,10 @@ class World:
         self.running[command.key] = command.allowance
         if self.free() < 0:
             assert alone, "a task was started that there is no room for, beside others"
-            in_use = self.scheduler.state.dependencies[command.key]
-            assert all(key in self.on_disk or key in in_use for key in self.held), (
-                "something could have moved"
-            )
+            assert self.on_disk | self.in_use() >= self.held.keys(), "something could have moved"
 
     def check(self):
-        in_use = sum(min(may, self.takes(key)) for key, may in self.running.items())
+        in_use = sum(min(may, self.taken.get(key, 0)) for key, may in self.running.items())
         assert self.resident() + in_use <= self.limit or len(self.running) == 1
 
     def tell_room(self):
@@ -153,12 +170,12 @@ class World:
 
     def end(self, key):
         may = self.running.pop(key)
-        takes = self.takes(key)
+        takes = self.taken.get(key, 0)
         if takes > may:
             self.tell(TaskTooBig(key, takes, MemoryError(key)))
         else:
-            nbytes = self.outputs[key[0]]
-            self.held[key] = nbytes
+            self.held.setdefault(self.source(key), set()).add(key)
+            nbytes = None if key in self.sources else self.outputs[key]
             self.tell(TaskFinished(key, "a value", nbytes, taken=takes))
         self.tell_room()
 
@@ -167,25 +184,30 @@ class World:
 def worlds(draw):
     layers = draw(st.integers(1, 5))
     width = draw(st.integers(1, 6))
-    outputs = draw(st.lists(st.integers(1, 40), min_size=layers, max_size=layers))
-    scratch = draw(st.lists(st.integers(0, 20), min_size=layers, max_size=layers))
-    dsk = {}
+    dsk, aliases, outputs, taken = {}, {}, {}, {}
     for layer in range(layers):
+        # Outputs of one layer are mostly, but not always, of one size.
+        usual, scratch = draw(st.integers(1, 40)), draw(st.integers(0, 20))
         for i in range(width):
             deps = draw(st.sets(st.integers(0, width - 1), max_size=3)) if layer else set()
             dsk[layer, i] = (task, *[(layer - 1, dep) for dep in sorted(deps)])
+            if len(deps) == 1 and draw(st.booleans()):
+                aliases[layer, i] = layer - 1, *deps
+                continue
+            outputs[layer, i] = MB * (usual if draw(st.integers(0, 3)) else draw(st.integers(1, 40)))
+            taken[layer, i] = outputs[layer, i] + MB * (scratch if draw(st.integers(0, 3)) else 0)
     results = [(layers - 1, i) for i in range(width)]
     graph = read_graph(dsk, results)
-    slots = draw(st.integers(1, 3))
+    graph.aliases.update((key, source) for key, source in aliases.items() if key in graph.tasks)
+    slots = draw(st.integers(1, 4))
     limit = draw(st.integers(1, 200)) * MB
     spills = draw(st.booleans())
     room = RoomChanged(limit, limit, spills)
     options = Options(Selection.PRIORITY, estimates=Estimates(), room=room)
     priority = order_graph(graph, results=results).priorities.__getitem__
     scheduler = Scheduler(graph, results, priority, {}, options)
-    outputs = [nbytes * MB for nbytes in outputs]
-    taken = [nbytes + more * MB for nbytes, more in zip(outputs, scratch, strict=True)]
-    return World(scheduler, outputs, taken, limit, slots, spills), draw(st.randoms(use_true_random=False))
+    world = World(scheduler, outputs, taken, limit, slots, spills, graph.sources())
+    return world, draw(st.randoms(use_true_random=False))
 
 
 @MANY
@@ -199,9 +221,9 @@ def test_the_limit_holds_and_every_run_ends(case):
         world.end(random.choice(sorted(world.running)))
         steps += 1
         assert steps < 40 * len(world.scheduler.state.dependencies), "it goes on for ever"
-    largest = max(world.taken[layer] for layer, _ in world.scheduler.state.dependencies)
+    largest = max(nbytes for key, nbytes in world.taken.items() if key in world.scheduler.state.dependencies)
     if world.error is None:
-        assert set(world.held) == world.scheduler.results
+        assert set().union(*world.held.values()) == world.scheduler.results
     else:
         assert largest > world.limit
     if largest <= world.limit:
@@ -214,8 +236,8 @@ def make(dsk, results, *, limit, outputs, taken=None, slots=1, spills=False):
     options = Options(Selection.PRIORITY, estimates=Estimates(), room=room)
     priority = order_graph(graph, results=results).priorities.__getitem__
     scheduler = Scheduler(graph, results, priority, {}, options)
-    outputs = [nbytes * MB for nbytes in outputs]
-    taken = outputs if taken is None else [nbytes * MB for nbytes in taken]
+    taken = outputs if taken is None else taken
+    outputs, taken = ({key: each[key[0]] * MB for key in dsk if each} for each in (outputs, taken))
     return World(scheduler, outputs, taken, limit * MB, slots, spills)
 
 
@@ -280,7 +302,7 @@ def room_with(*, free, running=()):
     priority = {("use", i): i for i in range(4)}.__getitem__
     state = start_state(graph, cache, priority)
     state.running.update(running)
-    return Room(Estimates(), priority, {"result"}, free, 32 * MB), state
+    return Room(Estimates(), priority, {"result"}, free=free, capacity=32 * MB), state
 
 
 SIZES = dict.fromkeys([("x", 0), ("x", 1), ("x", 2), ("x", 3), "result"], 10 * MB)
@@ -300,6 +322,16 @@ SIZES = dict.fromkeys([("x", 0), ("x", 1), ("x", 2), ("x", 3), "result"], 10 * M
 def test_what_is_used_last_goes_first(wanted, running, chosen):
     room, state = room_with(free=8 * MB, running=running)
     assert room.victims(wanted * MB, ("use", 0), SIZES, state) == chosen
+
+
+def test_tasks_of_known_need_are_given_little_more():
+    room, _ = room_with(free=100 * MB)
+    assert room.start("x", 0, 2) == 50 * MB
+    room.estimates.learn("y", taken=8 * MB)
+    assert room.start("y", 8 * MB, 2) == 10 * MB
+    room.estimates.learn("z", taken=10)
+    assert [room.start(f"z-{i}", 10, 2) for i in range(40)] == [10 + (256 << 10)] * 40
+    assert room.free >= 29 * MB
 
 
 def test_what_is_on_disk_or_small_does_not_go():

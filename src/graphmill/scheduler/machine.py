@@ -111,7 +111,8 @@ class Scheduler:
         self.ledger: Ledger | None = None
         if options.sizes is not None or estimates is not None:
             self.ledger = Ledger(dict(options.sizes or {}), options.budget, estimates, graph.sources())
-        self.room = Room(estimates or Estimates(), priority, self.results)
+        aliases = {} if self.ledger is None else self.ledger.aliases
+        self.room = Room(estimates or Estimates(), priority, self.results, aliases)
         if options.room is not None:
             self._set_room(options.room)
         #: How much of the slots running tasks take: all together, and those that take less than a whole one.
@@ -215,7 +216,7 @@ class Scheduler:
         need = ready.need(key)
         for victim in room.victims(need, key, ledger.sizes, self.state):
             commands.append(Spill(victim, self.state.cache[victim]))
-            room.spill(victim, ledger.sizes[victim])
+            room.spill(victim, ledger.sizes[ledger.aliases.get(victim, victim)])
         if self.state.running and not room.fits(need):
             return NO_TASK
         # With nothing else in memory it gets all there is; whether that is enough, only it can show.
@@ -320,7 +321,7 @@ class Scheduler:
         self.room.free = event.free
         self.room.capacity = event.capacity
         self.room.spills = event.spills
-        self.room.on_disk.difference_update(event.stayed)
+        self.room.stay(event.stayed)
 
     def _on_slots(self, event: SlotsChanged, _: list[Command]) -> None:
         self.slots = event.slots

@@ -22,6 +22,10 @@ from graphmill.types import Key, Priority
 LEAST_SPILLED = 64 << 10
 #: So much of the capacity, one in so many, is made free beyond what is needed: looking takes time.
 _HEADROOM = 32
+#: A task whose need is known may take more than that by one part in so many, or by so many bytes if that is
+#: more: what is set aside and not taken has others wait, or puts values on disk, for nothing.
+_SPARE = 4
+_LEAST_SPARE = 256 << 10
 
 
 @dataclass(slots=True)
@@ -33,13 +37,15 @@ class Room:
     priority: Priority
     #: The keys asked for, which no task may need any more.
     results: Collection[Key]
+    #: Aliases, and whose value each of them really is: that is in memory, or on disk, once.
+    aliases: Mapping[Key, Key] = field(default_factory=dict)
     #: Bytes that tasks may take that start now.
     free: int | None = None
     #: Bytes that one task could have if everything else were on disk.
     capacity: int = 0
     #: Whether some values have to go to disk in any case, so that it is of no use to wait with it.
     spills: bool = False
-    #: Values that are on disk.
+    #: The tasks whose values are on disk.
     on_disk: set[Key] = field(default_factory=set)
     #: What each running task may take.
     given: dict[Key, int] = field(default_factory=dict)
@@ -48,15 +54,18 @@ class Room:
 
     def need(self, key: Key, sizes: Mapping[Key, int], state: State) -> int:
         """Get how many bytes a task is expected to take besides its inputs."""
-        known = self.found.get(key)
-        if known is None:
-            known = self.estimates.taken(key)
+        known = self._known(key)
         if known is None:
             known = sizes.get(key)
         if known is None:
             # Most tasks return what is no larger than their inputs.
             known = max((sizes.get(dep, 0) for dep in state.dependencies[key]), default=0)
         return known
+
+    def _known(self, key: Key) -> int | None:
+        """Get what a task has asked for, or others of its kind have taken."""
+        found = self.found.get(key)
+        return self.estimates.taken(key) if found is None else found
 
     def fits(self, need: int) -> bool:
         """Say whether a task may start."""
@@ -65,12 +74,14 @@ class Room:
     def start(self, key: Key, need: int, slots: int) -> int | None:
         """Set aside what a task may take; None where there is no limit.
 
-        That is what it needs, as far as that is known, and its part of what as many such tasks as can run
-        would leave. If there is too little, it must be the only one that runs.
+        That is what it needs, and its part of what as many such tasks as can run would leave; where its need
+        is known, little more. If there is too little, it must be the only one that runs.
         """
         if self.free is None:
             return None
         spare = max(0, self.free - need * slots) // max(1, slots)
+        if self._known(key) is not None:
+            spare = min(spare, max(need // _SPARE, _LEAST_SPARE))
         given = need + spare if need <= self.free else max(self.free, min(need, self.capacity))
         self.given[key] = given
         self.free -= given
@@ -83,11 +94,16 @@ class Room:
 
     def release(self, key: Key, nbytes: int) -> None:
         """Count a value as gone."""
-        if self.free is not None:
-            if key in self.on_disk:
-                self.on_disk.discard(key)
+        source = self.aliases.get(key, key)
+        if self.free is not None and nbytes:
+            if source in self.on_disk:
+                self.on_disk.discard(source)
             else:
                 self.free += nbytes
+
+    def stay(self, keys: Collection[Key]) -> None:
+        """Count values as in memory that could not move."""
+        self.on_disk.difference_update([self.aliases.get(key, key) for key in keys])
 
     def victims(self, wanted: int, task: Key, sizes: Mapping[Key, int], state: State) -> list[Key]:
         """Choose values to go to disk so that so many bytes are free; all that may go, if that is not enough.
@@ -96,30 +112,31 @@ class Room:
         """
         if self.free is None:
             return []
-        in_use = {dep for running in state.running for dep in state.dependencies[running]}
-        own = state.dependencies[task]
-        movable = [
-            key
-            for key in state.cache
-            if sizes.get(key, 0) >= LEAST_SPILLED and key not in self.on_disk and key not in in_use
-        ]
+        source_of = self.aliases.get
+        in_use = {source_of(dep, dep) for running in state.running for dep in state.dependencies[running]}
+        own = {source_of(dep, dep) for dep in state.dependencies[task]}
         priority, waiting_data = self.priority, state.waiting_data
-
-        def next_use(key: Key) -> float:
+        #: For each value that may move, its next use, and a key that has it.
+        movable: dict[Key, tuple[float, Key]] = {}
+        for key in state.cache:
+            source = source_of(key, key)
+            if sizes.get(source, 0) < LEAST_SPILLED or source in self.on_disk or source in in_use:
+                continue
             users = waiting_data.get(key)
-            return min(map(priority, users)) if users else inf
-
-        movable.sort(key=lambda key: (key not in own, next_use(key)))
+            next_use = min(map(priority, users)) if users else inf
+            if source not in movable or next_use < movable[source][0]:
+                movable[source] = next_use, key
+        order = sorted(movable, key=lambda source: (source not in own, movable[source][0]))
         missing = wanted - self.free + self.capacity // _HEADROOM
         chosen = []
-        while movable and missing > 0:
-            key = movable.pop()
-            missing -= sizes[key]
-            chosen.append(key)
+        while order and missing > 0:
+            source = order.pop()
+            missing -= sizes[source]
+            chosen.append(movable[source][1])
         return chosen
 
     def spill(self, key: Key, nbytes: int) -> None:
         """Count a value as on disk."""
-        self.on_disk.add(key)
+        self.on_disk.add(self.aliases.get(key, key))
         if self.free is not None:
             self.free += nbytes
