@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from rich.progress import (
 from rich.table import Table
 
 from benchmarks.cube import Cube, make_cube
+from benchmarks.files import files_of, read_once
 from benchmarks.footprint import Footprint, Memory, ProgramFailed, watch
 
 ROOT = Path(__file__).parents[1]
@@ -173,20 +174,6 @@ class Told:
             self._next = seconds + 0.5
             self._progress.update(self._task, description=f"{self._name}, peak {peak.total / 1e6:,.0f} MB")
             self._progress.refresh()
-
-
-def read_once(store: Path) -> None:
-    """Read all files, so that whoever computes first does not wait for the disk alone."""
-    buffer = bytearray(1 << 20)
-    for path in files_of(store):
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
-
-
-def files_of(store: Path) -> Iterator[Path]:
-    """Give the files of a store."""
-    return (path for path in sorted(store.rglob("*")) if path.is_file())
 
 
 def size_on_disk(store: Path) -> int:

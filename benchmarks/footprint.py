@@ -2,8 +2,9 @@
 
 Memory is what the machine has less of: private pages of every process of the tree (`Pss_Anon`, so that pages
 which forked processes share count once), and what arenas in shared memory take, of those that any of these
-processes has open; each counts once. The page cache does not count, nor do arenas in files on a disk. Linux
-only; elsewhere only time is measured.
+processes has open; each counts once. For other libraries' sake, `Lookout` can count whatever files these
+processes have open in memory. The page cache does not count, nor do arenas in files on a disk. Linux only;
+elsewhere only time is measured.
 
 The watching process looks about twenty times a second. For an exact look the system walks all pages, which
 takes it milliseconds for each gigabyte, and holds up the watched program meanwhile. So that is only done when
@@ -41,6 +42,8 @@ SLACK = 4 << 20
 
 #: An arena's file, in shared memory or in a folder; the system says so of one whose name is gone.
 ARENA = re.compile(r".*/graphmill-\d+-\d+-\d+(?: \(deleted\))?")
+#: Any file, so that shared memory counts whoever made it.
+ANY = re.compile(r".*", re.DOTALL)
 PRIVATE = re.compile(rb"^Pss_Anon:\s+(\d+) kB", re.MULTILINE)
 
 #: What a process that has just ended answers to questions about it.
@@ -70,6 +73,8 @@ class Footprint:
     seconds: float
     #: When it took most.
     peak: Memory
+    #: The most that its processes had resident, added up, in bytes: what they share counts for each.
+    resident: int
     #: What it printed, errors included.
     output: str
     #: How often it was looked at, and how often exactly.
@@ -98,6 +103,7 @@ def watch(
     environment: Mapping[str, str] | None = None,
     tell: Callable[[float, Memory], None] | None = None,
     time_limit: float = inf,
+    lookout: Lookout | None = None,
 ) -> Footprint:
     """Run a program to its end.
 
@@ -111,13 +117,15 @@ def watch(
         Called after each look with the seconds since the start and the peak so far.
     time_limit : float, optional
         Seconds after which it is ended; as long as it takes by default.
+    lookout : Lookout, optional
+        What looks at it; by default a new one.
 
     Raises
     ------
     ProgramFailed
         It ended with an error, or was ended.
     """
-    lookout = Lookout()
+    lookout = lookout or Lookout()
     with tempfile.TemporaryFile() as output:
         busy, start, before_it = time.process_time(), time.perf_counter(), cpu_of_children()
         process = subprocess.Popen(
@@ -141,7 +149,9 @@ def watch(
         output.seek(0)
         text = output.read().decode(errors="replace")
     cpu = cpu_of_children() - before_it
-    footprint = Footprint(seconds, lookout.peak, text, lookout.looks, lookout.exact_looks, looking, cpu)
+    footprint = Footprint(
+        seconds, lookout.peak, lookout.resident, text, lookout.looks, lookout.exact_looks, looking, cpu
+    )
     if process.returncode:
         message = f"{' '.join(command)} ended with {process.returncode} and said:\n{text}"
         raise ProgramFailed(message, process.returncode, footprint)
@@ -169,7 +179,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
 class Lookout:
     """Keeps the peak of a tree of processes."""
 
+    #: Which files in memory count, by their names.
+    counted: re.Pattern[str] = ARENA
+    #: Whether each look is exact, so that `now` is known.
+    exactly: bool = False
     peak: Memory = field(default_factory=Memory)
+    #: What was found by the last exact look.
+    now: Memory = field(default_factory=Memory)
+    #: The most that was resident, summed over all processes, in bytes.
+    resident: int = 0
     #: Devices whose files take memory.
     in_memory: frozenset[int] = field(default_factory=lambda: frozenset(file_systems_in_memory()))
     #: How often it was looked at, and how often exactly.
@@ -180,11 +198,15 @@ class Lookout:
         """Measure a process with all that descend from it, if that may be a new peak."""
         self.looks += 1
         processes = frozenset(tree(pid))
-        arenas = arenas_of(processes, self.in_memory)
-        if arenas + sum(map(private_at_most, processes)) > self.peak.total:
+        arenas = files_in_memory(processes, self.in_memory, self.counted)
+        counters = [resident_and_shared(each) for each in processes]
+        self.resident = max(self.resident, sum(resident for resident, _ in counters))
+        # Where pages are shared by forks, this counts them for each.
+        at_most = sum(resident - shared + SLACK for resident, shared in counters)
+        if self.exactly or arenas + at_most > self.peak.total:
             self.exact_looks += 1
-            now = Memory(sum(map(private_memory, processes)), arenas)
-            self.peak = max(self.peak, now, key=lambda memory: memory.total)
+            self.now = Memory(sum(map(private_memory, processes)), arenas)
+            self.peak = max(self.peak, self.now, key=lambda memory: memory.total)
 
 
 def tree(pid: int) -> Iterator[int]:
@@ -211,25 +233,28 @@ def private_memory(pid: int) -> int:
     return 0
 
 
-def private_at_most(pid: int) -> int:
-    """Do the same from counters, where pages that forks have in common count for each of them."""
+def resident_and_shared(pid: int) -> tuple[int, int]:
+    """Count the bytes of one process that are resident, and those of them that are files or shared memory."""
     with suppress(*GONE):
         resident, shared = map(int, (PROC / str(pid) / "statm").read_bytes().split()[1:3])
-        return (resident - shared) * PAGE + SLACK
-    return 0
+        return resident * PAGE, shared * PAGE
+    return 0, 0
 
 
-def arenas_of(processes: Iterable[int], devices: Collection[int]) -> int:
-    """Count the bytes of arenas that some processes have open, and that lie on some file systems."""
-    return sum(dict(chain.from_iterable(open_arenas(pid, devices) for pid in processes)).values())
+def files_in_memory(processes: Iterable[int], devices: Collection[int], counted: re.Pattern[str]) -> int:
+    """Count the bytes of files that some processes have open, and that lie on some file systems."""
+    found = chain.from_iterable(open_files(pid, devices, counted) for pid in processes)
+    return sum(dict(found).values())
 
 
-def open_arenas(pid: int, devices: Collection[int]) -> Iterator[tuple[tuple[int, int], int]]:
-    """Give the arenas that a process has open: what identifies each, and the bytes that it takes."""
+def open_files(
+    pid: int, devices: Collection[int], counted: re.Pattern[str]
+) -> Iterator[tuple[tuple[int, int], int]]:
+    """Give files that a process has open: what identifies each, and the bytes that it takes."""
     with suppress(*GONE):
         for descriptor in (PROC / str(pid) / "fd").iterdir():
             with suppress(*GONE):
-                if ARENA.fullmatch(str(descriptor.readlink())):
+                if counted.fullmatch(str(descriptor.readlink())):
                     status = descriptor.stat()
                     if status.st_dev in devices:
                         yield (status.st_dev, status.st_ino), status.st_blocks * 512

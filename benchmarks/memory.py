@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks.accounting import SWITCH, accounting_costs
 from benchmarks.belady import optimum
 from benchmarks.cgroup import Group, NoGroup
-from benchmarks.demo import read_once
+from benchmarks.files import read_once
 from benchmarks.run_workload import limits
 from benchmarks.watched import HEAD, MB, Bench, Ran, Setting, Wanted
 from benchmarks.workload import Stored
