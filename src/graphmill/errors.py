@@ -18,6 +18,7 @@
     ├── WorkerError                   a pool lost a task instead of answering
     │   ├── RemoteError               a task raised an exception that cannot be sent
     │   ├── SetupFailed               what was to run first in each worker raised an exception
+    │   ├── TaskTimeout(TimeoutError) a task took longer than it may
     │   └── WorkerDied                the workers that ran a task died, time and again
     ├── EngineClosed                  an engine was used after its end
     ├── StaysError                    a task needs what only the caller's process has; caught by the engine
@@ -30,6 +31,8 @@
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class GraphmillError(Exception):
@@ -131,7 +134,42 @@ class SetupFailed(WorkerError):
 
 
 class WorkerDied(WorkerError):
-    """The workers that ran a task died: the system, or the task itself, ended them."""
+    """The workers that ran a task died: the system, or the task itself, ended them.
+
+    Parameters
+    ----------
+    message
+        What happened, and what to try.
+    key
+        The task's key.
+    function
+        The name of the function that it calls.
+    exitcode, signal
+        What the last worker exited with, or which signal ended it; the other one is None.
+    memory
+        The memory of its own that the last worker was last seen to have, in bytes; None if that is not known.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        key: Any = None,
+        function: str | None = None,
+        exitcode: int | None = None,
+        signal: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.function = function
+        self.exitcode = exitcode
+        self.signal = signal
+        self.memory = memory
+
+
+class TaskTimeout(WorkerError, TimeoutError):
+    """A task took longer than it may, and was stopped."""
 
 
 class EngineClosed(GraphmillError):

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import logging
 import os
 import random
 import signal
@@ -120,6 +121,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     options = parser.parse_args()
+    logging.getLogger("graphmill").setLevel(logging.ERROR)  # each death is told there
 
     def say(text):
         sys.stdout.write(text + "\n")

@@ -125,6 +125,20 @@ SETTINGS: Final[dict[str, Setting]] = {
             _is_amount_or_zero,
         ),
         Setting(
+            "retries",
+            "how often a task is run again whose worker has died",
+            "a whole number of at least 0",
+            "3",
+            lambda value: type(value) is int and value >= 0,
+        ),
+        Setting(
+            "task_timeout",
+            "seconds after which a task is stopped",
+            "a number above 0",
+            "none",
+            lambda value: type(value) in {int, float} and value > 0,
+        ),
+        Setting(
             "rerun_exceptions_locally",
             "whether a task that has failed is run again in the calling process, for a debugger",
             "true or false",

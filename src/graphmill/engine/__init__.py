@@ -19,7 +19,15 @@ from graphmill.workers.shipped import in_worker
 __all__ = ["Engine", "get"]
 
 #: The settings with which an engine is made.
-_SETTINGS = ("memory_limit", "memory_per_worker", "warm_limit", "spill_folder", "spill_limit")
+_SETTINGS = (
+    "memory_limit",
+    "memory_per_worker",
+    "warm_limit",
+    "spill_folder",
+    "spill_limit",
+    "retries",
+    "task_timeout",
+)
 
 
 @dataclass(slots=True)

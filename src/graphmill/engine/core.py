@@ -25,7 +25,7 @@ from graphmill import config
 from graphmill.diagnostics.recorder import MOST_TASKS, Recorder
 from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine.blocks import PARENT, Blocks
-from graphmill.engine.crew import Client, Crew
+from graphmill.engine.crew import STOP_LIMIT, Client, Crew
 from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import persist
@@ -34,8 +34,9 @@ from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.stream import Stream
+from graphmill.engine.terms import RETRIES, Terms, checked_retries, checked_timeout
 from graphmill.errors import ConfigError, EngineClosed, NotRecorded, SpillError
-from graphmill.graph import flatten
+from graphmill.graph import as_mapping, flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
 from graphmill.memory.arena import fitting_size, room, shared_memory_room
@@ -51,8 +52,6 @@ from graphmill.workers.signals import InterruptHold
 
 logger = logging.getLogger("graphmill")
 
-#: Seconds that tasks have to stop after Ctrl-C before their worker is ended.
-STOP_LIMIT = 0.7
 #: Seconds that a killed worker may take to be gone.
 KILL_LIMIT = 5.0
 #: Longest time between two looks at what else might have happened, in seconds.
@@ -88,6 +87,12 @@ class Engine:
     spill_limit : int or str, optional
         How many bytes may be there at once; by default as many as the disk has room for. 0 keeps all in
         memory.
+    retries : int, optional
+        How often a task is run again whose worker has died; 3 by default. Dask's annotation ``retries``
+        overrides it, and holds for tasks that raise an exception, too.
+    task_timeout : float, optional
+        Seconds after which a task is stopped, with a `TaskTimeout`; none by default. The annotation
+        ``task_timeout`` overrides it. Tasks that run in this process are not stopped.
     record : bool, optional
         Whether to keep records of all runs, for `report`: some hundred bytes for each task, up to a million.
 
@@ -115,6 +120,8 @@ class Engine:
         folder: str | os.PathLike[str] | None = None,
         spill_folder: str | os.PathLike[str] | None = None,
         spill_limit: float | str | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
         record: bool = False,
     ) -> None:
         self._memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
@@ -126,6 +133,10 @@ class Engine:
         chosen = _chosen("spill_folder", spill_folder)
         self._spill_base = default_folder() if chosen is None else checked_folder(Path(chosen))
         self._spill_limit = bytes_of("spill_limit", _chosen("spill_limit", spill_limit))
+        retries = _chosen("retries", retries)
+        #: How often a task is run again whose worker has died, and how long one may take, in seconds.
+        self.retries = RETRIES if retries is None else checked_retries(retries)
+        self.task_timeout = checked_timeout(_chosen("task_timeout", task_timeout))
         self._condition = threading.Condition(threading.RLock())
         #: Whether some thread waits for what the pool has to tell.
         self._polling = False
@@ -437,7 +448,9 @@ class Engine:
         CycleError, MissingKeyError, MissingDependencyError
             If the graph cannot be run.
         WorkerDied
-            If the workers that ran a task died, three times over.
+            If the workers that ran a task died, once more than it is to be run again.
+        TaskTimeout
+            If a task took longer than it may.
         """
         if rerun_exceptions_locally is None:
             rerun_exceptions_locally = config.get("rerun_exceptions_locally", False)
@@ -512,10 +525,11 @@ class Engine:
         with self.access():
             self.crew.settings = settings_of_dask
         log = begin_log(self, self.watchers)
-        run = Run(self, limit, log)
+        graph = as_mapping(dsk)
+        run = Run(self, limit, Terms.of(dsk, graph, self.retries, self.task_timeout), log)
         values: dict[Any, Any] = dict(cache or {})
         try:
-            run_graph(dsk, keys, run, values, replace(settings, plan=run.plan))
+            run_graph(graph, keys, run, values, replace(settings, plan=run.plan))
             if store:
                 return [run.store(values[key]) for key in keys]
             results = _Results(run, values)
@@ -593,6 +607,7 @@ class Engine:
                 self._condition.wait(timeout)
                 hold.close_window()
                 return
+            timeout = min(timeout, self.crew.keep_to_time_limits(time.monotonic()))
             self._polling = True
             self._condition.release()
             try:
@@ -607,6 +622,8 @@ class Engine:
                 with self.access():
                     self.crew.take_in(events)
                     self.crew.flush()
+            else:
+                self.limit.look()  # so that it is known what a task took that ends its worker
 
     def stop(self, run: Client) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""

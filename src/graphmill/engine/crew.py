@@ -9,12 +9,14 @@ Knows the pool, arenas and blocks. Must not know graphs, nor how a run goes on.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
+from graphmill.engine.deaths import describe
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.leftovers import own_name
@@ -24,6 +26,9 @@ from graphmill.workers.pool import Pool
 from graphmill.workers.work import Begin, Freed, Job, Report, Shipped, Work
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that tasks have to stop once they are interrupted, before their worker is ended.
+STOP_LIMIT = 0.7
 
 
 class Client(Protocol):
@@ -56,6 +61,10 @@ class Flight:
     extents: tuple[Extent, ...]
     #: What the run wants to know again.
     about: Any
+    #: Seconds that it may take; None for any number.
+    limit: float | None = None
+    #: Whether it has taken longer, and was interrupted.
+    overdue: bool = False
 
 
 @dataclass(slots=True)
@@ -82,6 +91,8 @@ class _Seat:
     load: float = 0.0
     #: How many of them may be long.
     long: int = 0
+    #: When it was first seen to have begun the first of them, on the monotonic clock.
+    since: float | None = None
     #: Dask's settings as it has them.
     settings: bytes | None = None
     #: How many bytes of idle pages it has.
@@ -134,6 +145,8 @@ class Crew:
         self.warm_limit = warm_limit
         #: Dask's settings, pickled, as tasks are to see them.
         self.settings: bytes | None = None
+        #: Whether any job had a limit to its time.
+        self._timed = False
         self._seats = [_Seat(number) for number in range(pool.num_workers)]
         self._arenas: dict[int, Arena] = {}
         self._next_arena = 0
@@ -201,6 +214,7 @@ class Crew:
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
         self._blocks.hold(flight.extents)
+        self._timed = self._timed or flight.limit is not None
         seat.flights[flight.job.number] = flight
         seat.load += flight.expected
         seat.long += not flight.job.quick
@@ -270,6 +284,7 @@ class Crew:
     def _on_report(self, seat: _Seat, report: Report) -> None:
         flight = seat.flights.pop(report.number)
         seat.warm = report.warm
+        seat.since = None
         seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
         seat.long -= not flight.job.quick
         for value in (report.result, report.writes):
@@ -296,7 +311,7 @@ class Crew:
                 self._blocks.retire(number)
         for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
             told.clear()
-        seat.own = seat.overflow = None
+        seat.own = seat.overflow = seat.since = None
         seat.flights = {}
         seat.load = 0.0
         seat.long = seat.warm = 0
@@ -346,13 +361,43 @@ class Crew:
         self._seats[worker].killed = True
         self._pool.kill(worker)
 
+    def keep_to_time_limits(self, now: float) -> float:
+        """Interrupt tasks that take longer than they may, and end workers where that is of no use.
+
+        Parameters
+        ----------
+        now
+            Seconds on the monotonic clock.
+
+        Returns
+        -------
+        float
+            Seconds until there may be something to do again.
+        """
+        if not self._timed:
+            return math.inf
+        return min(self._keep_to_time_limit(seat, now) for seat in self._seats)
+
+    def _keep_to_time_limit(self, seat: _Seat, now: float) -> float:
+        flight = next(iter(seat.flights.values()), None)
+        # A worker that is just being started has not begun it, however long that takes.
+        if flight is None or flight in seat.jobs or self._pool.pid(seat.number) is None:
+            return math.inf
+        if seat.since is None:
+            seat.since = now
+        if flight.limit is None:
+            return math.inf
+        end = seat.since + flight.limit
+        if now >= end and not flight.overdue:
+            flight.overdue = True
+            self._pool.interrupt(seat.number, flight.job.number)
+        if flight.overdue:
+            end += STOP_LIMIT
+        if now >= end:
+            self.kill(seat.number)
+            return math.inf
+        return end - now
+
     def close(self) -> None:
         """Let go of arenas, whoever needs what lies in them."""
         self._arenas.clear()
-
-
-def describe(died: Died) -> str:
-    """Say how a worker ended."""
-    if died.signal is not None:
-        return f"process {died.pid}, killed by signal {died.signal}"
-    return f"process {died.pid}, exit code {died.exitcode}"

@@ -97,6 +97,10 @@ class Limit:
         self.private = self._processes.sample()
         self.peak = max(self.peak, self.private + self._blocks.occupied())
 
+    def memory_of(self, pid: int) -> int | None:
+        """Tell how much private memory a process had when it was last looked at; None if it never was."""
+        return self._processes.last.get(pid) or None
+
     @property
     def capacity(self) -> int:
         """Bytes that a task could have if it were alone, and all results on disk."""

@@ -20,14 +20,16 @@ import numpy as np
 from graphmill.diagnostics.log import Outcome, RunLog
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
-from graphmill.engine.crew import Crew, Flight, describe
+from graphmill.engine.crew import Crew, Flight
+from graphmill.engine.deaths import describe, took_too_long, worker_died
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import take_stored
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import Target, find_targets, stays
 from graphmill.engine.stored import Shelf, Stored, resolve
-from graphmill.errors import EncodeError, MemoryLimitError, StaysError, WorkerDied
+from graphmill.engine.terms import Terms
+from graphmill.errors import EncodeError, MemoryLimitError, StaysError
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
 from graphmill.memory.block import Encoded
@@ -54,8 +56,6 @@ logger = logging.getLogger("graphmill")
 
 #: One part of the memory that tasks can have, in so many, is kept free of values that nobody needs now.
 _KEPT_FREE = 4
-#: How often a task is run again whose worker died.
-LOST_RETRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +126,18 @@ class Run:
         Whose workers run them.
     limit
         How many tasks may run at once.
+    terms
+        How often tasks are run again, and how long they may take.
     log
         What is to be written for those who watch; None if nobody does.
     """
 
-    def __init__(self, engine: Host, limit: int, log: RunLog | None = None) -> None:
+    def __init__(self, engine: Host, limit: int, terms: Terms, log: RunLog | None = None) -> None:
         self._engine = engine
         self._limit = limit
+        self._terms = terms
+        #: How many workers have died of tasks.
+        self._deaths: dict[Key, int] = {}
         self._graph = Graph()
         self._results: Collection[Key] = ()
         self._priority: Priority
@@ -210,7 +215,13 @@ class Run:
                 f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.private)} "
                 "of it already: choose a larger memory_limit, or let go of arrays of this program"
             )
-        options = Options(Selection.PRIORITY, estimates=estimates, room=room, lost_retries=LOST_RETRIES)
+        options = Options(
+            Selection.PRIORITY,
+            estimates=estimates,
+            room=room,
+            retries=self._terms.retries_of,
+            lost_retries=self._terms.retries,
+        )
         return Plan(self._priority, options)
 
     def _expect_stored(self, priorities: dict[Key, int]) -> None:
@@ -408,7 +419,16 @@ class Run:
             expected < QUICK,
             task.allowance,
         )
-        return Flight(self, job, functions, self._shipper.packed, expected, extents, (task, node))
+        return Flight(
+            self,
+            job,
+            functions,
+            self._shipper.packed,
+            expected,
+            extents,
+            (task, node),
+            self._terms.limit(task.key),
+        )
 
     def _ship_data(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
         """Pack a value that is in this process, once for all tasks that need it."""
@@ -460,6 +480,8 @@ class Run:
             self._keep_here(task, decode_exception(report.error))
         else:
             error = decode_exception(report.error)
+            if flight.overdue and flight.limit is not None:
+                error = took_too_long(task.key, task.node, flight.limit)
             self._here.append(_Rest(task.key, error, None, report.warned, worker, report.seconds, 0))
 
     def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
@@ -468,11 +490,14 @@ class Run:
         self._shipper.forget(node)
         if self._log is not None:
             self._log.lost(task.key, worker, describe(died))
-        error = WorkerDied(
-            f"A worker died while it ran the task {task.key!r} ({describe(died)}); "
-            f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"
-        )
-        self.inbox.append(TaskLost(task.key, error))
+        if flight.overdue and flight.limit is not None:
+            self.inbox.append(_failed(task.key, took_too_long(task.key, task.node, flight.limit)))
+            return
+        deaths = self._deaths[task.key] = self._deaths.get(task.key, 0) + 1
+        memory = None if died.pid is None else self._engine.limit.memory_of(died.pid)
+        if deaths < self._terms.deaths(task.key):
+            logger.info("the task %r is run again, since its worker has died", task.key)
+        self.inbox.append(TaskLost(task.key, worker_died(task.key, task.node, died, deaths, memory)))
 
     def _take(self, given: Shipped) -> Encoded:
         """Hold what a worker sent, instead of the crew, which held it until now."""
@@ -578,10 +603,3 @@ def megabytes(nbytes: int) -> str:
 
 def _failed(key: Key, error: BaseException) -> TaskFailed:
     return TaskFailed(key, error, traceback=error.__traceback__)
-
-
-def died_of(died: Died) -> str:
-    """Say what a user can do about a worker's death."""
-    if died.signal == 9:  # noqa: PLR2004 - SIGKILL
-        return "The system sends SIGKILL for want of memory: use smaller chunks, or fewer workers."
-    return "A crash in compiled code does that: run the task with the synchronous scheduler to see where."

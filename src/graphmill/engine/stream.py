@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
-from graphmill.engine.crew import Crew, Flight, describe
+from graphmill.engine.crew import Crew, Flight
+from graphmill.engine.deaths import describe, died_of
 from graphmill.engine.futures import Future
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Obstacle, Packer
-from graphmill.engine.run import LOST_RETRIES, died_of, megabytes
+from graphmill.engine.run import megabytes
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf
 from graphmill.errors import EncodeError, GraphmillError, MemoryLimitError, WorkerDied
@@ -58,6 +59,7 @@ class Host(Protocol):
     limit: Limit
     shelf: Shelf
     packer: Packer
+    retries: int
 
     def begin(self) -> AbstractContextManager[None]:
         """See that the engine has started, and have it stay open."""
@@ -388,10 +390,10 @@ class Stream:
         order.losses += 1
         if order.group.cancelled:
             ends.append(self._stopped(order))
-        elif order.losses > LOST_RETRIES:
+        elif order.losses > self._engine.retries:
             error = FutureLost(
                 f"A worker died while it ran a call of {order.key[0]} ({describe(died)}); "
-                f"it was run {LOST_RETRIES + 1} times. {died_of(died)}"
+                f"it was run {order.losses} times. {died_of(died)}"
             )
             ends.append(_End(order.future, _raising(error)))
             self._forget(order)

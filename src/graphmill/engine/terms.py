@@ -1,0 +1,131 @@
+"""On what terms tasks run: how often again after their worker has died, and for how long at most.
+
+Settings hold for all tasks, annotations of Dask's (``dask.annotate(retries=2, task_timeout=60)``)
+for those of a layer. Dask's array optimisation fuses tasks and loses what was said of them: then the
+layers of the graph before it still say so, and a fused task takes the largest of its parts' figures.
+
+Knows graphs as far as where annotations stand in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from graphmill.errors import ConfigError
+from graphmill.types import Key
+
+#: How often a task is run again whose worker has died, where nobody says otherwise.
+RETRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one graph's tasks."""
+
+    #: How often a task is run again whose worker has died.
+    retries: int = RETRIES
+    #: Seconds that a task may take; None for any number.
+    timeout: float | None = None
+    #: What annotations say: how often a task is run again whose worker has died, or that has failed.
+    retries_of: Mapping[Key, int] = field(default_factory=dict)
+    #: What annotations say: seconds that a task may take.
+    timeout_of: Mapping[Key, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, dsk: Any, graph: Mapping[Key, Any], retries: int, timeout: float | None) -> Self:
+        """Read what is said of a graph's tasks.
+
+        Parameters
+        ----------
+        dsk
+            The graph as it was given.
+        graph
+            The mapping that it stands for.
+        retries, timeout
+            What holds where nothing is said.
+
+        Raises
+        ------
+        ConfigError
+            If an annotation is no number that could be meant.
+        """
+        said = {name: _said(dsk, graph, name) for name in ("retries", "task_timeout")}
+        for key, value in said["retries"].items():
+            checked_retries(value, f"the annotation of {key!r}")
+        for key, value in said["task_timeout"].items():
+            checked_timeout(value, f"the annotation of {key!r}")
+        return cls(retries, timeout, said["retries"], said["task_timeout"])
+
+    def limit(self, key: Key) -> float | None:
+        """Tell how many seconds a task may take; None for any number."""
+        return self.timeout_of.get(key, self.timeout)
+
+    def deaths(self, key: Key) -> int:
+        """Tell after how many deaths a task is given up."""
+        return self.retries_of.get(key, self.retries) + 1
+
+
+def _said(dsk: Any, graph: Mapping[Key, Any], name: str) -> dict[Key, Any]:
+    """Collect what annotations of one name say, by key."""
+    tell = getattr(dsk, "__dask_annotations__", None)
+    if tell is None:
+        return {}
+    found: dict[Key, Any] = dict(tell().get(name, {}))
+    layers = (
+        {layer: annotations[name] for layer, annotations in _layers(dsk) if name in annotations}
+        if not found
+        else {}
+    )
+    if not layers:
+        return found
+    for key, node in graph.items():
+        values = [
+            value(key) if callable(value) else value
+            for value in (layers.get(_layer_of(part)) for part in _parts(key, node))
+            if value is not None
+        ]
+        if values:
+            found[key] = max(values)
+    return found
+
+
+def _layers(dsk: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give the annotations of layers as they are before tasks are fused."""
+    for operand in getattr(dsk, "operands", ()):
+        for layer, content in getattr(getattr(operand, "hlg", None), "layers", {}).items():
+            if content.annotations:
+                yield layer, content.annotations
+
+
+def _layer_of(key: Key) -> Any:
+    """Name the layer that a task is of; where it was fused for one block, its name is `layer_.index`."""
+    name = key[0] if isinstance(key, tuple) and key else key
+    return name.partition("_.")[0] if isinstance(name, str) else name
+
+
+def _parts(key: Key, node: Any) -> Iterator[Key]:
+    """Give the keys of the tasks that were fused into one."""
+    yield key
+    for argument in getattr(node, "args", ()):
+        if isinstance(argument, dict):
+            for inner, part in argument.items():
+                if hasattr(part, "args"):
+                    yield from _parts(inner, part)
+
+
+def checked_retries(value: Any, source: str = "retries") -> int:
+    """See that a number of retries is one."""
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"retries must be a whole number of at least 0, but {source} gives {value!r}")
+    return value
+
+
+def checked_timeout(value: Any, source: str = "task_timeout") -> float | None:
+    """See that a time-out is a number of seconds, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ConfigError(f"task_timeout must be a number of seconds above 0, but {source} gives {value!r}")
+    return float(value)
