@@ -587,6 +587,42 @@ def test_functions_and_local_classes_go_by_value():
     assert result["obj"].value() == array.sum()
 
 
+@pytest.mark.parametrize(
+    "slots", [("a", "b"), ["a", "b"], {"a": "its doc", "b": ""}, ("a", "b", "__weakref__")]
+)
+def test_classes_by_value_have_their_slots(slots):
+    class Local:
+        __slots__ = slots
+
+        def __init__(self, a):
+            self.a = a
+
+        def value(self):
+            return self.a
+
+    class Derived(Local):
+        __slots__ = ("c",)
+
+    for cls in (Local, Derived):
+        payload, _ = encode(cls(7), None)
+        run = subprocess.run([sys.executable, "-c", SLOTS], input=payload, capture_output=True, check=False)
+        assert run.returncode == 0, run.stderr.decode()
+        there = decode(run.stdout)
+        assert type(there) is cls
+        assert there.value() == 8
+
+
+SLOTS = """
+import sys
+from graphmill.memory.codec import decode, encode
+
+obj = decode(sys.stdin.buffer.read())
+assert not hasattr(obj, "__dict__")
+obj.a += 1
+sys.stdout.buffer.write(encode(obj, None)[0])
+"""
+
+
 def test_importable_functions_go_by_reference():
     assert round_trip(copy.deepcopy) is copy.deepcopy
     assert round_trip([np.mean, Fraction]) == [np.mean, Fraction]

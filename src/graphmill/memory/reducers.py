@@ -34,6 +34,8 @@ PROTOCOL = 5
 #: cloudpickle chains its own table of reducers to the general one; looking into a chain takes longer than
 #: pickling a small object, so each pickler has them in one.
 _CLOUD_TABLE = cloudpickle.Pickler.dispatch_table.maps[0]
+#: What cloudpickle calls where a class by value arrives.
+_make_class = cloudpickle.cloudpickle._make_skeleton_class  # noqa: SLF001 - it has no other name
 #: All else is left to pickle; a single check, for it is made for each object of a value.
 _LOOKED_AT = (np.ndarray, FunctionType, type)
 
@@ -107,13 +109,24 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
             return reduce(obj, self._threshold)
         if type(obj) is FunctionType and obj in _OWN:
             return NotImplemented
-        return super().reducer_override(obj)
+        return _with_slots(obj, super().reducer_override(obj))
 
     def by_value(self, obj: Any) -> Any:
         """Take apart a function or class that cloudpickle would take for one that can be imported."""
         if isinstance(obj, FunctionType):
             return self._dynamic_function_reduce(obj)
-        return cloudpickle.cloudpickle._dynamic_class_reduce(obj)  # noqa: SLF001 - it has no other way
+        reduced = cloudpickle.cloudpickle._dynamic_class_reduce(obj)  # noqa: SLF001 - it has no other way
+        return _with_slots(obj, reduced)
+
+
+def _with_slots(obj: Any, reduced: Any) -> Any:
+    """Have a class that goes by value be made with its slots."""
+    # cloudpickle makes it without, so its objects get a `__dict__`, which those of the original cannot take.
+    slots = obj.__dict__.get("__slots__")
+    if reduced is NotImplemented or slots is None or reduced[0] is not _make_class:
+        return reduced
+    make, (meta, name, bases, namespace, *rest), *more = reduced
+    return make, (meta, name, bases, {**namespace, "__slots__": slots}, *rest), *more
 
 
 def _reduce_code(code: CodeType) -> Any:
