@@ -3,6 +3,7 @@
 import gc
 import operator
 import os
+import random
 import shutil
 import threading
 import warnings
@@ -38,6 +39,18 @@ class TestAnswers:
             return offset if n == 0 else recursive(n - 1)
 
         assert engine.get({"x": (recursive, 3), "y": (lambda x: x * 2, "x")}, "y") == 10
+
+    @pytest.mark.parametrize("function", [random.random, np.random.rand, np.random.mtrand._rand.rand])
+    def test_random_numbers_differ_from_task_to_task(self, engine, function):
+        keys = [("x", i) for i in range(20)]
+        first, second = (engine.get(dict.fromkeys(keys, (function,)), keys) for _ in range(2))
+        assert len({*first, *second}) == 40
+
+    @pytest.mark.parametrize("make", [random.Random, np.random.RandomState])
+    def test_sources_of_random_numbers_have_their_state(self, engine, make):
+        expected = make(3).uniform(0, 1)
+        assert engine.get({"x": (make(3).uniform, 0, 1)}, "x") == expected
+        assert engine.get({"s": make(3), "x": (lambda s: s.uniform(0, 1), "s")}, "x") == expected
 
     def test_classes_that_cannot_be_imported(self, engine):
         class Point:

@@ -8,7 +8,10 @@ codec decides where it goes, once it is known that the whole value can be pickle
 from __future__ import annotations
 
 import copyreg
+import importlib
 import pickle
+import random
+import sys
 from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any, Protocol
@@ -36,6 +39,10 @@ PROTOCOL = 5
 _CLOUD_TABLE = cloudpickle.Pickler.dispatch_table.maps[0]
 #: What cloudpickle calls where a class by value arrives.
 _make_class = cloudpickle.cloudpickle._make_skeleton_class  # noqa: SLF001 - it has no other name
+#: Where NumPy has the class of its old sources of random numbers; it is only imported when it is used.
+_NUMPY_RANDOM = "numpy.random.mtrand"
+#: Sources of random numbers that each process has one of: the module, and their name there.
+_RANDOM_SOURCES = (("random", "_inst"), (_NUMPY_RANDOM, "_rand"))
 #: All else is left to pickle; a single check, for it is made for each object of a value.
 _LOOKED_AT = (np.ndarray, FunctionType, type)
 
@@ -96,7 +103,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     """
 
     def __init__(self, sink: Sink, buffers: Buffers) -> None:
-        self.dispatch_table = {**copyreg.dispatch_table, **_CLOUD_TABLE, CodeType: _reduce_code}
+        self.dispatch_table = {
+            **copyreg.dispatch_table,
+            **_CLOUD_TABLE,
+            CodeType: _reduce_code,
+            random.Random: _reduce_random,
+        }
+        if (numpy_random := sys.modules.get(_NUMPY_RANDOM)) is not None:
+            self.dispatch_table[numpy_random.RandomState] = _reduce_random
         super().__init__(sink, PROTOCOL, buffers)
         self._threshold = buffers.threshold
 
@@ -138,6 +152,20 @@ def _reduce_code(code: CodeType) -> Any:
 def code_from(filename: str, *parts: Any) -> CodeType:
     """Make compiled code of its parts, and say where its source is."""
     return CodeType(*parts).replace(co_filename=filename)
+
+
+def _reduce_random(source: Any) -> Any:
+    # `random.random` and `np.random.rand` are methods of a source of random numbers that each process has.
+    # Sent with its state, it would give every task the same numbers.
+    for module, name in _RANDOM_SOURCES:
+        if source is getattr(sys.modules.get(module), name, None):
+            return own_random, (module, name)
+    return source.__reduce_ex__(PROTOCOL)
+
+
+def own_random(module: str, name: str) -> Any:
+    """Get this process's own source of random numbers."""
+    return getattr(importlib.import_module(module), name)
 
 
 def _reduce_array(array: Array, threshold: int, cls: type[Array] = np.ndarray) -> Any:
@@ -200,5 +228,5 @@ def masked_over(data: Array, mask: Any, fill_value: Any, hard: bool) -> Any:
 
 #: Functions that rebuild; importable for certain, so that nobody has to find that out.
 _OWN: frozenset[Callable[..., Any]] = frozenset(
-    {array_from, array_over, code_from, masked_over, open_view, _set_attributes}
+    {array_from, array_over, code_from, masked_over, open_view, own_random, _set_attributes}
 )
