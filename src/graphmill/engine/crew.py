@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,7 +78,7 @@ class _Seat:
     own: int | None = None
     overflow: int | None = None
     #: The arenas that it knows.
-    arenas: set[int] = field(default_factory=set)
+    arenas: AbstractSet[int] = frozenset()
     #: The functions that it has.
     functions: set[int] = field(default_factory=set)
     #: What it is to be told next.
@@ -149,6 +150,8 @@ class Crew:
         self._timed = False
         self._seats = [_Seat(number) for number in range(pool.num_workers)]
         self._arenas: dict[int, Arena] = {}
+        #: Their numbers; None once there are others. Collecting them for each message took long.
+        self._numbers: frozenset[int] | None = None
         self._next_arena = 0
         #: Which seat an arena belongs to.
         self._owner: dict[int, _Seat] = {}
@@ -163,6 +166,7 @@ class Crew:
     def add_arena(self, arena: Arena) -> None:
         """Take on an arena that workers get to know before they need it."""
         self._arenas[arena.number] = arena
+        self._numbers = None
 
     def new_arena(self, *, in_file: bool) -> Arena:
         """Make an arena, and take it on."""
@@ -183,6 +187,7 @@ class Crew:
     def forget_arena(self, number: int) -> None:
         """Know an arena no more that is gone."""
         arena = self._arenas.pop(number)
+        self._numbers = None
         if arena.handle.folder is None:
             self._pool.unguard(SHARED_MEMORY / arena.handle.name)
 
@@ -196,7 +201,7 @@ class Crew:
                 self._blocks.add_arena(arena, self._give_back)
         seat.own = own.number
         seat.overflow = None if overflow is None else overflow.number
-        seat.arenas, seat.functions, seat.settings = set(), set(), None
+        seat.arenas, seat.functions, seat.settings = frozenset(), set(), None
         begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder))
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
@@ -208,9 +213,14 @@ class Crew:
 
     def submit(self, flight: Flight) -> None:
         """Give a job to the worker that will be free first."""
+        self._give(self._next_free(), flight)
+
+    def _next_free(self) -> _Seat:
+        for seat in self._seats:
+            if not seat.flights:
+                return seat  # nobody is freer, and with many workers it takes long to compare them all
         # What nobody has seen yet may last for ever: no second task that may be long while others have none.
-        seat = min(self._seats, key=lambda seat: (seat.long, seat.load, len(seat.flights)))
-        self._give(seat, flight)
+        return min(self._seats, key=lambda seat: (seat.long, seat.load, len(seat.flights)))
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
         self._blocks.hold(flight.extents)
@@ -229,7 +239,9 @@ class Crew:
     def _send(self, seat: _Seat) -> None:
         if seat.own is None:
             self._occupy(seat)
-        known = set(self._arenas)
+        if self._numbers is None:
+            self._numbers = frozenset(self._arenas)
+        known, knew = self._numbers, seat.arenas
         functions: dict[int, Shipped] = {}
         for flight in seat.jobs:
             for number in flight.functions:
@@ -237,8 +249,8 @@ class Crew:
                     functions[number] = flight.packed[number]
         work = Work(
             settings=self.settings if self.settings != seat.settings else None,
-            arenas=tuple([self._arenas[number].handle for number in sorted(known - seat.arenas)]),
-            closed=tuple(sorted(seat.arenas - known)),
+            arenas=() if known is knew else tuple([self._arenas[n].handle for n in sorted(known - knew)]),
+            closed=() if known is knew else tuple(sorted(knew - known)),
             freed=tuple(seat.freed),
             functions=tuple(functions.items()),
             forgotten=tuple(seat.forgotten),
@@ -401,3 +413,4 @@ class Crew:
     def close(self) -> None:
         """Let go of arenas, whoever needs what lies in them."""
         self._arenas.clear()
+        self._numbers = None
