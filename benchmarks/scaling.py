@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import signal
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,7 @@ def size(counts: Sequence[int], workers: int = 16, seconds: float = 0.001) -> It
     body = []
     for count in counts:
         found = run(rows(count, seconds), workers)
+        print(f"{count:,} tasks", file=sys.stderr)  # it takes minutes
         cells = (found.planning / found.tasks * 1e6, found.cost, found.rate, found.efficiency)
         formats = ("{:.1f}", "{:.1f}", "{:,.0f}", "{:.2f}")
         body.append([f"{count:,}", *(form.format(cell) for form, cell in zip(formats, cells, strict=True))])
@@ -202,6 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(given.parts) - set(parts)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(parts)}")
+    # Ended as by Ctrl-C, so that arenas go: there is no template that would remove them.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in given.parts or parts:
         print(f"## {name}\n")
         for text in parts[name]():
