@@ -24,6 +24,7 @@
     ├── StaysError                    a task needs what only the caller's process has; caught by the engine
     ├── PoolError                     worker processes cannot be started or used
     │   ├── ChannelClosed             the process at the other end of a channel is gone
+    │   ├── MessageError              what came over a channel cannot be read; ends the process that sent it
     │   └── UnsupportedPlatform(NotImplementedError)  there is no shared-memory pool on this system
     ├── MissingExtra(ImportError)     a library is needed that comes with an extra
     ├── NotRecorded                   a report was asked for where nothing was recorded
@@ -123,6 +124,10 @@ class PoolError(GraphmillError):
 
 class ChannelClosed(PoolError):
     """The process at the other end of a channel is gone, or what it sent cannot be read any more."""
+
+
+class MessageError(PoolError):
+    """What came over a channel is no message, or cannot be read; the process that sent it is ended."""
 
 
 class UnsupportedPlatform(PoolError, NotImplementedError):

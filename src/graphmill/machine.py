@@ -72,7 +72,10 @@ def physical_memory(*, proc: Path = PROC) -> int:
         return int(found[1]) * 1024
     import psutil  # noqa: PLC0415 - not needed on Linux, and it takes longer to load than the rest together
 
-    return int(psutil.virtual_memory().total)
+    try:
+        return int(psutil.virtual_memory().total)
+    except OSError:  # Linux without /proc
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_cpus(*, proc: Path = PROC) -> int:

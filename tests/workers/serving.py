@@ -5,6 +5,7 @@ and what it returns is sent back. Anything else is sent back as it is.
 """
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -120,6 +121,27 @@ def start_program(channel):
     return subprocess.Popen(["sleep", "1000"]).pid
 
 
+def write(channel, data):
+    """Put bytes into the channel that are no message."""
+    channel._socket.sendall(data)
+    signal.pause()
+
+
+def write_frame(channel, payload):
+    """Send a payload that was pickled elsewhere."""
+
+    class Packed:
+        def __reduce__(self):
+            return pickle.loads, (payload,)
+
+    channel.send(Packed())
+    signal.pause()
+
+
+def stop_oneself(channel):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def deafen(channel):
     """Close the channel, and stay."""
     os.close(channel._socket.fileno())
@@ -170,6 +192,9 @@ ORDERS = {
         signal_oneself,
         leave_child_behind,
         start_program,
+        write,
+        write_frame,
+        stop_oneself,
         deafen,
         run_task,
         await_idle_interrupt,

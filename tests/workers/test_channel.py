@@ -4,7 +4,6 @@ import itertools
 import pickle
 import select
 import socket
-import struct
 import threading
 
 import pytest
@@ -12,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphmill.errors import ChannelClosed
-from graphmill.workers.channel import SCRATCH, DescriptorChannel, FrameReader, PollChannel, WaitChannel
+from graphmill.workers.channel import DescriptorChannel, PollChannel, WaitChannel
+from graphmill.workers.frames import SCRATCH, FrameReader, pack
 
 
 def frame(*messages):
-    payload = pickle.dumps(messages, 5)
-    return struct.pack("<Q", len(payload)) + payload
+    return b"".join(pack(messages))
 
 
 def feed(reader, data):

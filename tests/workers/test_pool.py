@@ -775,10 +775,27 @@ def test_a_system_without_processes_is_told(make_pool, library):
     pool = make_pool(preload=[library("forkless_library", source)])
     with pytest.raises(PoolError, match=r"Worker 0 cannot be started: .*too many"):
         pool.poll(LIMIT)
-    assert pool.poll(0) == []
-    pool.restart(0)
     with pytest.raises(PoolError, match="too many"):
-        pool.poll(LIMIT)
+        pool.poll(0)
+
+
+def test_a_system_without_processes_is_asked_again(make_pool, ask, library, caplog):
+    source = """
+import os
+
+real, refusals = os.fork, [1, 2]
+
+def fork():
+    if refusals:
+        refusals.pop()
+        raise BlockingIOError(11, "too many")
+    return real()
+
+os.fork = fork
+"""
+    pool = make_pool(preload=[library("seldom_forking_library", source)])
+    assert ask(pool, "hello") == ("hello",)
+    assert sum("tried again soon" in record.message for record in caplog.records) == 2
 
 
 # ---- files

@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections import deque
@@ -29,13 +28,20 @@ from graphmill.engine.crew import STOP_LIMIT, Client, Crew
 from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import persist
+from graphmill.engine.requirements import (
+    LIMITS,
+    require_descriptors,
+    tell_what_is_not_seen,
+    temporary_folder,
+    usable_folder,
+)
 from graphmill.engine.run import Run
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.stream import Stream
 from graphmill.engine.terms import RETRIES, Terms, checked_retries, checked_timeout
-from graphmill.errors import ConfigError, EngineClosed, NotRecorded, SpillError
+from graphmill.errors import ConfigError, EngineClosed, NotRecorded, PoolError, SpillError
 from graphmill.graph import as_mapping, flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
 from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
@@ -44,7 +50,7 @@ from graphmill.memory.block import BlockId, Encoded, Extent
 from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
-from graphmill.memory.leftovers import OwnedFolder, remove_leftovers
+from graphmill.memory.leftovers import OwnedFolder, own_name, remove_leftovers
 from graphmill.memory.spill import SpillFile, checked_folder, default_folder
 from graphmill.scheduler.estimates import Estimates
 from graphmill.workers.pool import Pool
@@ -129,7 +135,7 @@ class Engine:
         self.num_workers = workers_for(self._memory_limit) if num_workers is None else checked(num_workers)
         warm = bytes_of("warm_limit", _chosen("warm_limit", warm_limit))
         self._warm_limit = WARM_PER_WORKER * self.num_workers if warm is None else warm
-        self._base = usable_folder(tempfile.gettempdir() if folder is None else folder)
+        self._base = usable_folder(temporary_folder() if folder is None else folder)
         chosen = _chosen("spill_folder", spill_folder)
         self._spill_base = default_folder() if chosen is None else checked_folder(Path(chosen))
         self._spill_limit = bytes_of("spill_limit", _chosen("spill_limit", spill_limit))
@@ -173,6 +179,8 @@ class Engine:
         self.shelf: Shelf
         self.packer: Packer
         self._folder: OwnedFolder
+        #: What is to be let go of at the end.
+        self._resources = contextlib.ExitStack()
         #: Runs calls outside graphs.
         self.stream = Stream(self)
 
@@ -189,34 +197,53 @@ class Engine:
                     self.close()
                     raise EngineClosed("The engine's folder is gone, so it was closed: make another one")
                 return
-            _closed_at_exit(self)
-            remove_leftovers(*{self._base, self._spill_base or self._base})
-            self._folder = OwnedFolder(self._base)
-            self.pool.guard(self._folder.path)
-            self.pool.start()
-            in_files = self._lacks_shared_memory()
-            self.blocks = Blocks(self._warm_limit, self._forget_arena, self._open_spill)
-            # Address space, not memory: in a container too, there may be more in files than in its memory.
-            size = fitting_size(physical_memory(), 3 * self.num_workers + 2)
-            self.crew = Crew(
-                self.pool,
-                self.blocks,
-                arena_size=size,
-                folder=self._folder.path,
-                in_files=in_files,
-                warm_limit=self._warm_limit // self.num_workers,
-            )
-            self.limit = Limit(self._memory_limit, self._pids, self.blocks, self.crew)
-            own = self.crew.new_arena(in_file=False)
-            overflow = None if in_files else self.crew.new_arena(in_file=True)
-            self.heap = Heap(own, overflow)
-            for arena in (own, overflow):
-                if arena is not None:
-                    self.blocks.add_arena(arena, self.heap.give_back)
-            self._reader = Reader(self.crew.arenas, self._on_view_gone)
-            self.shelf = Shelf(self, self.blocks)
-            self.packer = Packer(self.heap, self.blocks, self.shelf, self, self._locate)
+            try:
+                self._make_ready()
+            except BaseException as error:
+                self._closed = True
+                self.pool.close()
+                self._resources.close()
+                if isinstance(error, OSError):
+                    raise PoolError(f"The engine cannot be started: {error}. {LIMITS}") from error
+                raise
             self._started = True
+
+    def _make_ready(self) -> None:
+        """Make all that an engine has; first what removes it, since a program may be killed at any time."""
+        require_descriptors(self.num_workers)
+        _closed_at_exit(self)
+        remove_leftovers(*{self._base, self._spill_base or self._base})
+        self.pool.start()
+        name = own_name()
+        self.pool.guard(self._base / name)
+        self._folder = OwnedFolder(self._base, name)
+        self._resources.callback(self._folder.close)
+        in_files = self._lacks_shared_memory()
+        tell_what_is_not_seen()
+        self.blocks = Blocks(self._warm_limit, self._forget_arena, self._open_spill)
+        # Address space, not memory: in a container too, there may be more in files than in its memory.
+        size = fitting_size(physical_memory(), 3 * self.num_workers + 2)
+        self._resources.callback(self.blocks.close)
+        self.crew = Crew(
+            self.pool,
+            self.blocks,
+            arena_size=size,
+            folder=self._folder.path,
+            in_files=in_files,
+            warm_limit=self._warm_limit // self.num_workers,
+        )
+        self._resources.callback(self.crew.close)
+        self.limit = Limit(self._memory_limit, self._pids, self.blocks, self.crew)
+        own = self.crew.new_arena(in_file=False)
+        overflow = None if in_files else self.crew.new_arena(in_file=True)
+        self.heap = Heap(own, overflow)
+        for arena in (own, overflow):
+            if arena is not None:
+                self.blocks.add_arena(arena, self.heap.give_back)
+        self._reader = Reader(self.crew.arenas, self._on_view_gone)
+        self._resources.callback(self._reader.close)
+        self.shelf = Shelf(self, self.blocks)
+        self.packer = Packer(self.heap, self.blocks, self.shelf, self, self._locate)
 
     def _require_own(self) -> None:
         """See that this process made the engine; before any lock, which a fork may have left locked."""
@@ -249,12 +276,9 @@ class Engine:
                 "blocks cannot be moved to disk: no temporary folder is on one; "
                 "Engine(spill_folder=...) takes any folder"
             )
-        file = SpillFile(self._spill_base, self.crew.new_number(), self._spill_limit)
-        try:
-            self.pool.guard(file.folder)
-        except BaseException:
-            file.close()
-            raise
+        name = own_name()
+        self.pool.guard(self._spill_base.absolute() / name)  # before it is there
+        file = SpillFile(self._spill_base, self.crew.new_number(), self._spill_limit, name)
         self.crew.add_arena(file.arena)
         return file
 
@@ -292,11 +316,7 @@ class Engine:
             while self._polling and time.monotonic() < deadline:
                 self._condition.wait(0.1)
             self.pool.close()
-            if self._started:
-                self._reader.close()
-                self.blocks.close()
-                self.crew.close()
-                self._folder.close()
+            self._resources.close()
             self._condition.notify_all()
         if self._own_recorder is not None:
             self._own_recorder.close()
@@ -541,6 +561,8 @@ class Engine:
             run.close()
             if log is not None:
                 log.end()
+            if self.pool.failed:
+                self.close()  # no other graph could run on it either
 
     # ---- what runs need
 
@@ -771,18 +793,6 @@ def bytes_of(name: str, value: Any) -> int | None:
         return parse_bytes(value)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
-
-
-def usable_folder(folder: str | os.PathLike[str]) -> Path:
-    """See that files can be made in a folder, and get its absolute path."""
-    path = Path(folder).absolute()
-    if not path.exists():
-        raise ConfigError(f"The folder {str(path)!r} does not exist: make it first, or choose another")
-    if not path.is_dir():
-        raise ConfigError(f"{str(path)!r} is not a folder: choose one for the engine's files")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"No files can be made in the folder {str(path)!r}: choose another")
-    return path
 
 
 #: Engines to be closed when the program ends.

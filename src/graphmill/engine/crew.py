@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.deaths import describe
+from graphmill.errors import PoolError
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.leftovers import own_name
@@ -171,6 +172,15 @@ class Crew:
     def new_arena(self, *, in_file: bool) -> Arena:
         """Make an arena, and take it on."""
         number, name = self.new_number(), own_name()
+        try:
+            return self._make_arena(number, name, in_file=in_file)
+        except OSError as error:
+            raise PoolError(
+                f"Memory for a worker cannot be made: {error}. Limits on open files (ulimit -n) and on the "
+                "length of files (ulimit -f) say how much there may be"
+            ) from error
+
+    def _make_arena(self, number: int, name: str, *, in_file: bool) -> Arena:
         if in_file or self._in_files:
             arena = Arena.create(number, self._arena_size, self._folder, name)  # it goes with the folder
         else:
@@ -292,9 +302,27 @@ class Crew:
                 self._on_report(seat, message)
             elif type(message) is Died:
                 self._on_died(seat, message)
+            else:
+                logger.warning("worker %d says what nobody understands, so it is ended", number)
+                self.kill(number)
+
+    def _knows(self, report: Report) -> bool:
+        """Tell whether there is all memory that a report speaks of."""
+        arenas = self._arenas
+        return all(
+            extent.arena in arenas
+            for value in (report.result, report.writes)
+            if value is not None
+            for extent in value.extents
+        )
 
     def _on_report(self, seat: _Seat, report: Report) -> None:
-        flight = seat.flights.pop(report.number)
+        flight = seat.flights.get(report.number)
+        if flight is None or not self._knows(report):
+            logger.warning("worker %d reports what nobody has asked it for, so it is ended", seat.number)
+            self.kill(seat.number)
+            return
+        del seat.flights[report.number]
         seat.warm = report.warm
         seat.since = None
         seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0

@@ -56,7 +56,7 @@ class Owner:
 def own_name() -> str:
     """Make up a name that this process has not used before: ``graphmill-<pid>-<start time>-<n>``."""
     pid = os.getpid()
-    return f"graphmill-{pid}-{start_time(pid)}-{next(NUMBERS)}"
+    return f"graphmill-{pid}-{start_time(pid) or 0}-{next(NUMBERS)}"  # 0 where nobody tells: see `lock`
 
 
 def start_time(pid: int) -> int | None:
@@ -158,6 +158,8 @@ class OwnedFolder:
     ----------
     base : Path
         The folder to make it in.
+    name : str, optional
+        One that `own_name` has made up, for whoever has told of it beforehand; by default, another.
 
     Raises
     ------
@@ -165,9 +167,9 @@ class OwnedFolder:
         It cannot be made there.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, name: str | None = None) -> None:
         #: Where it is; nobody else may look into it (0700).
-        self.path = base / own_name()
+        self.path = base / (name or own_name())
         self.path.mkdir(mode=0o700)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         lock(descriptor)

@@ -60,6 +60,8 @@ class SpillFile:
         The number of its arena.
     limit : int, optional
         How many bytes may be there at once; by default as many as the disk has room for.
+    name : str, optional
+        What the folder is to be called that the file is in, from `own_name`.
 
     Raises
     ------
@@ -71,12 +73,12 @@ class SpillFile:
     For one thread at a time.
     """
 
-    def __init__(self, base: Path, number: int, limit: int | None = None) -> None:
+    def __init__(self, base: Path, number: int, limit: int | None = None, name: str | None = None) -> None:
         self._limit = limit
         #: Bytes of the blocks that are there.
         self.used = 0
         try:
-            self._folder = OwnedFolder(base)
+            self._folder = OwnedFolder(base, name)
         except OSError as error:
             raise _unusable(base, error) from error
         try:
@@ -292,7 +294,10 @@ def file_system(folder: Path) -> str:
     """Tell the kind of file system that a folder is on; empty if that is not known."""
     path = folder.resolve()
     above = {os.fspath(each): len(each.parts) for each in (path, *path.parents)}
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if mount.mountpoint in above]
+    try:
+        mounts = [mount for mount in psutil.disk_partitions(all=True) if mount.mountpoint in above]
+    except OSError:  # Linux without /proc
+        return ""
     # Of those mounted at one place, the last is what is seen.
     nearest = max(reversed(mounts), key=lambda mount: above[mount.mountpoint], default=None)
     return "" if nearest is None else str(nearest.fstype)

@@ -1,8 +1,6 @@
 """Messages over a pair of connected Unix sockets.
 
-A frame is eight bytes of length, and a pickled tuple of messages: what is sent together travels
-together. `FrameReader` cuts the stream of bytes into frames and knows no socket; above it stand two
-kinds of channel:
+How messages lie in the stream of bytes is the matter of `frames`; above it stand two kinds of channel:
 
 - `PollChannel` never waits. What the socket does not take at once is kept, and sent by `flush` when
   the socket has room. The parent holds these: since it always gets round to reading, a worker that
@@ -16,20 +14,14 @@ from __future__ import annotations
 
 import array
 import os
-import pickle
 import socket
-import struct
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
 from graphmill.errors import ChannelClosed
-
-_HEADER: Final = struct.Struct("<Q")
-
-#: Bytes of the buffer that most frames fit in.
-SCRATCH: Final = 1 << 16
+from graphmill.workers.frames import FrameReader, pack
 
 #: A longer payload is not copied to stand beside its header.
 _JOIN_LIMIT: Final = 1 << 16
@@ -41,74 +33,6 @@ _READS_PER_TURN: Final = 16
 _SEND_FLAGS: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
 _DESCRIPTOR_BYTES: Final = array.array("i").itemsize
-
-
-def _pack(messages: tuple[object, ...]) -> tuple[bytes, bytes]:
-    payload = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
-    return _HEADER.pack(len(payload)), payload
-
-
-class FrameReader:
-    """Cuts a stream of bytes into frames.
-
-    Put bytes into `space()`, say how many with `advance`, and take the `messages` of all frames that
-    are whole.
-    """
-
-    __slots__ = ("_buffer", "_end", "_start")
-
-    def __init__(self) -> None:
-        #: What was received and not used yet lies in [_start, _end).
-        self._buffer = memoryview(bytearray(SCRATCH))
-        self._start = 0
-        self._end = 0
-
-    def space(self) -> memoryview:
-        """Give the place where the next bytes belong; it is never empty."""
-        return self._buffer[self._end :]
-
-    def advance(self, count: int) -> None:
-        """Tell how many bytes were put there."""
-        self._end += count
-
-    def messages(self) -> list[Any]:
-        """Unpickle all frames that are whole."""
-        found: list[Any] = []
-        try:
-            while (frame := self._next_frame()) is not None:
-                found.extend(pickle.loads(frame))  # noqa: S301 - from a process of our own
-        finally:
-            self._make_room()
-        return found
-
-    def _next_frame(self) -> memoryview | None:
-        begin = self._start + _HEADER.size
-        if begin > self._end:
-            return None
-        end = begin + self._length()
-        if end > self._end:
-            return None
-        self._start = end
-        return self._buffer[begin:end]
-
-    def _length(self) -> int:
-        length: int = _HEADER.unpack_from(self._buffer, self._start)[0]
-        return length
-
-    def _make_room(self) -> None:
-        """See that the rest of the frame that has begun fits."""
-        present = self._end - self._start
-        needed = _HEADER.size
-        if present >= needed:
-            needed += self._length()
-        if self._start + needed <= len(self._buffer) and present:
-            return
-        size = max(needed, SCRATCH)
-        begun = bytes(self._buffer[self._start : self._end])
-        if size != len(self._buffer):
-            self._buffer = memoryview(bytearray(size))
-        self._buffer[:present] = begun
-        self._start, self._end = 0, present
 
 
 @dataclass(slots=True)
@@ -128,9 +52,11 @@ class PollChannel:
     ----------
     ended : bool
         The other side is gone, and all that it sent has been received.
+    broken : Exception or None
+        Why nothing more of what the other side sends can be read, if so.
     """
 
-    __slots__ = ("_midway", "_reader", "_socket", "_unsent", "ended")
+    __slots__ = ("_midway", "_reader", "_socket", "_unsent", "broken", "ended")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -141,6 +67,7 @@ class PollChannel:
         #: just then, such as a time-out by signal, leaves it set: the stream has lost its place.
         self._midway = False
         self.ended = False
+        self.broken: Exception | None = None
 
     def fileno(self) -> int:
         """Give the descriptor of the socket, for selectors."""
@@ -153,8 +80,8 @@ class PollChannel:
 
     @property
     def lost(self) -> bool:
-        """Whether an exception from outside has cut a transfer short: nothing more can be said or heard."""
-        return self._midway
+        """Whether nothing more can be heard: bytes make no sense, or an exception cut a transfer short."""
+        return self._midway or self.broken is not None
 
     def send(self, *messages: object, descriptor: int | None = None) -> None:
         """Send messages in one frame, now or with a later `flush`.
@@ -168,7 +95,7 @@ class PollChannel:
         descriptor
             To send along; it must stay open until nothing is `unsent`.
         """
-        header, payload = _pack(messages)
+        header, payload = pack(messages)
         if len(payload) <= _JOIN_LIMIT:
             self._unsent.append(_Piece(memoryview(header + payload), descriptor))
         else:
@@ -201,7 +128,7 @@ class PollChannel:
         """
         self._check()
         found: list[Any] = []
-        for _ in range(_READS_PER_TURN):
+        for _ in range(_READS_PER_TURN if self.broken is None else 0):
             space = self._reader.space()
             self._midway = True
             count = self._receive_bytes(space)
@@ -213,22 +140,30 @@ class PollChannel:
             if count == 0:
                 self.ended = True
                 break
-            found.extend(self._reader.messages())
-            if count < len(space):
+            self._take_whole(found)
+            if count < len(space) or self.broken is not None:
                 break  # most likely there is no more, and to ask costs as much as to read
         return found
 
     def drain(self) -> list[Any]:
         """Receive all that has been sent so far by a process that is dead."""
         found: list[Any] = []
-        while not self.ended and not self._midway:
+        while not self.ended and not self.lost:
             count = self._receive_bytes(self._reader.space())
             if not count:
                 self.ended = count == 0
                 break
             self._reader.advance(count)
-            found.extend(self._reader.messages())
+            self._take_whole(found)
         return found
+
+    def _take_whole(self, found: list[Any]) -> None:
+        """Add the messages that have arrived; what cannot be read is no reason to lose those before it."""
+        try:
+            while (batch := self._reader.next_batch()) is not None:
+                found.extend(batch)
+        except Exception as error:  # noqa: BLE001 - whatever rebuilding an object raises
+            self.broken = error
 
     def close(self) -> None:
         """Close the socket; what is unsent is lost."""
@@ -263,22 +198,30 @@ class DescriptorChannel(PollChannel):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        self._descriptors: deque[int] = deque()
+        self._descriptors: deque[int | None] = deque()
 
-    def take_descriptor(self) -> int:
-        """Take over the oldest descriptor received; they come no later than the message they belong to."""
-        return self._descriptors.popleft()
+    def take_descriptor(self) -> int | None:
+        """Take over the oldest descriptor received; they come no later than the message they belong to.
+
+        Returns
+        -------
+        int or None
+            None if this process has as many open as it may, and the system has let go of it.
+        """
+        return self._descriptors.popleft() if self._descriptors else None
 
     def close(self) -> None:
         """Close the socket, and the descriptors that nobody took."""
         super().close()
-        while self._descriptors:
-            os.close(self._descriptors.popleft())
+        for descriptor in self._descriptors:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptors.clear()
 
     def _receive_bytes(self, space: memoryview) -> int | None:
         room = socket.CMSG_SPACE(8 * _DESCRIPTOR_BYTES)
         try:
-            count, ancillary, _, _ = self._socket.recvmsg_into([space], room)
+            count, ancillary, flags, _ = self._socket.recvmsg_into([space], room)
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -290,6 +233,8 @@ class DescriptorChannel(PollChannel):
                 for descriptor in received:
                     os.set_inheritable(descriptor, False)
                 self._descriptors.extend(received)
+        if flags & socket.MSG_CTRUNC:
+            self._descriptors.append(None)
         return count
 
 
@@ -311,7 +256,7 @@ class WaitChannel:
         ChannelClosed
             If the other side is gone.
         """
-        header, payload = _pack(messages)
+        header, payload = pack(messages)
         try:
             if len(payload) <= _JOIN_LIMIT:
                 self._socket.sendall(header + payload, _SEND_FLAGS)

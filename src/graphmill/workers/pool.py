@@ -146,6 +146,11 @@ class Pool:
         return self._template.pid
 
     @property
+    def failed(self) -> bool:
+        """Whether it cannot be used any more: each `poll` raises why."""
+        return self._supervisor.failure is not None
+
+    @property
     def left_out(self) -> dict[str, str]:
         """Modules that workers do not share, and why: each that needs one imports it for itself."""
         return dict(self._template.preloads.left_out)
@@ -168,15 +173,17 @@ class Pool:
         if self._supervisor.selector is not None:
             return
         with InterruptHold():
-            selector = self._supervisor.selector = selectors.DefaultSelector()
-            self._wake_ends = socket_pair()
-            for end in self._wake_ends:
-                end.setblocking(False)
-            selector.register(self._wake_ends[0], selectors.EVENT_READ)
             try:
+                selector = self._supervisor.selector = selectors.DefaultSelector()
+                self._wake_ends = socket_pair()
+                for end in self._wake_ends:
+                    end.setblocking(False)
+                selector.register(self._wake_ends[0], selectors.EVENT_READ)
                 self._supervisor.start_template()
-            except BaseException:
+            except BaseException as error:
                 self._close_descriptors()
+                if isinstance(error, OSError):
+                    raise PoolError(f"Worker processes cannot be started: {error}") from error
                 raise
             _remember(self)
             for worker in self._workers:

@@ -22,11 +22,19 @@ from graphmill.workers.messages import Died, Exited, Failed, Fork, Forked, Hello
 from graphmill.workers.place import Surroundings
 from graphmill.workers.template_handle import TemplateHandle
 
+_LIMITS: Final = (
+    "Limits on processes (ulimit -u), open files (ulimit -n) and memory say how many workers there may be"
+)
+
 logger = logging.getLogger(__name__)
 
 #: Seconds from the end of a worker's channel to the end of its process, or from the template's end
 #: to that of its workers; then force is used, and after as many again they are taken for dead.
 END_LIMIT: Final = 2.0
+#: How often a system that has no process to give is asked again, until it is given up; and after how many
+#: seconds at first. Each time it is twice as long.
+MOST_REFUSALS: Final = 5
+FIRST_PAUSE: Final = 0.1
 #: What `Pool.poll` gives: the worker's number, and a message of its or `Died`.
 Event: TypeAlias = tuple[int, Any]
 
@@ -46,6 +54,7 @@ class Supervisor:
 
     __slots__ = (
         "_deadlines",
+        "_postponed",
         "_serve",
         "events",
         "failure",
@@ -71,6 +80,8 @@ class Supervisor:
         self.trouble: str | None = None
         #: When to stop waiting for the end of workers that should have ended, by number.
         self._deadlines: dict[int, float] = {}
+        #: When to ask again for workers that could not be forked, by number.
+        self._postponed: dict[int, float] = {}
         self.surroundings = Surroundings()
         #: Looks at all channels; None while nothing is started.
         self.selector: selectors.BaseSelector | None = None
@@ -112,14 +123,14 @@ class Supervisor:
     def _hear(self, message: object) -> None:
         match message:
             case Forked(worker=number, pid=pid):
+                self.template.refusals = 0
                 self.workers[number].began(pid)
             case Exited(worker=number, pid=pid, code=code):
                 if self.workers[number].pid == pid:
                     died = Died(pid, code, None) if code >= 0 else Died(pid, None, -code)
                     self._bury(self.workers[number], died)
             case NotForked(worker=number, reason=reason):
-                self.forget(self.workers[number])
-                self.trouble = f"Worker {number} cannot be started: {reason}"
+                self._not_forked(self.workers[number], reason)
             case Failed(reason=reason):
                 self.failure = f"Workers cannot run {self._serve}:\n{reason}"
             case _:
@@ -167,7 +178,11 @@ class Supervisor:
 
     def start_worker(self, worker: Handle) -> None:
         """Ask the template for a worker."""
-        descriptor = worker.open(self.registry(), self.template.place)
+        try:
+            descriptor = worker.open(self.registry(), self.template.place)
+        except OSError as error:
+            self.failure = f"Worker {worker.number} cannot be started: {error}. {_LIMITS}"
+            return
         self.tell(Fork(worker.number), descriptor)
 
     def on_worker(self, worker: Handle, channel: PollChannel, events: int) -> None:
@@ -177,6 +192,8 @@ class Supervisor:
                 channel.flush()
             if events & selectors.EVENT_READ:
                 self._listen(worker, channel.receive())
+                if channel.broken is not None:
+                    self.lose(worker, channel, channel.broken)
         except BaseException as error:
             if not self.lose(worker, channel, error):
                 raise
@@ -203,7 +220,7 @@ class Supervisor:
             Whether the error says no more than that.
         """
         if channel.lost and not channel.ended:
-            logger.warning("The channel to worker %d is lost: %s", worker.number, error)
+            logger.warning("The channel to worker %d is lost, so it is ended: %r", worker.number, error)
             channel.ended = True
             worker.watch(self.registry())
             self._force(worker)
@@ -230,9 +247,21 @@ class Supervisor:
             self.events.append((worker.number, died))
             self.forget(worker)
 
+    def _not_forked(self, worker: Handle, reason: str) -> None:
+        """Try again later where the system had no process to give; give up after some times."""
+        if self.template.refusals >= MOST_REFUSALS:
+            self.forget(worker)
+            self.failure = f"Worker {worker.number} cannot be started: {reason}. {_LIMITS}"
+            return
+        pause = FIRST_PAUSE * 2**self.template.refusals
+        self.template.refusals += 1
+        logger.warning("worker %d cannot be started now (%s): tried again soon", worker.number, reason)
+        self._postponed[worker.number] = time.monotonic() + pause
+
     def forget(self, worker: Handle) -> None:
         """Let go of a worker."""
         self._deadlines.pop(worker.number, None)
+        self._postponed.pop(worker.number, None)
         worker.clear(self.registry())
 
     # ---- limits
@@ -240,8 +269,7 @@ class Supervisor:
     def time_to_next_limit(self, now: float) -> float:
         """Count the seconds until something that is waited for has taken too long."""
         limit = self.template.limit
-        if self._deadlines:
-            limit = min(limit, *self._deadlines.values())
+        limit = min([limit, *self._deadlines.values(), *self._postponed.values()])
         return max(limit - now, 0)
 
     def check_limits(self) -> None:
@@ -255,4 +283,10 @@ class Supervisor:
                     self._bury(worker, Died(worker.pid, None, signal.SIGKILL))
                 else:
                     self._force(worker)
+        for number, moment in list(self._postponed.items()):
+            far_end = self.workers[number].far_end
+            if moment <= now:
+                del self._postponed[number]
+                if far_end is not None:
+                    self.tell(Fork(number), far_end.fileno())
         self.template.check_limit(now)

@@ -244,6 +244,8 @@ class Template:
             return
         self._imports.threads = count_threads()
         for name in plan.preload:
+            if os.getppid() != plan.parent:
+                break  # nobody is left to import it for, and there is to be cleaned up
             self._control.send(Importing(name))
             self._imports.load(name)
         tune_allocator()
@@ -271,6 +273,9 @@ class Template:
     def _fork(self, worker: int) -> Child | None:
         """Fork a worker; its part is returned in the new process."""
         descriptor = self._control.take_descriptor()
+        if descriptor is None:
+            self._control.send(NotForked(worker, "too many open files"))
+            return None
         if self._over or self._give_up_if_spoilt():
             os.close(descriptor)
             return None

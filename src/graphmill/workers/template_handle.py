@@ -63,6 +63,7 @@ class TemplateHandle:
         "place",
         "preloads",
         "ready",
+        "refusals",
         "start_deadline",
     )
 
@@ -77,6 +78,8 @@ class TemplateHandle:
         self._events = 0
         #: How many templates were started since one was ready.
         self._attempts = 0
+        #: How often it could not fork a worker since it last could.
+        self.refusals = 0
         self.preloads = preloads
         #: The channel to it; None while there is no template.
         self.channel: PollChannel | None = None
@@ -177,6 +180,10 @@ class TemplateHandle:
         try:
             channel.flush()
             messages = channel.receive()
+            if channel.broken is not None and self._process is not None:
+                logger.warning("The template process says what cannot be read: %r", channel.broken)
+                self._process.kill()
+                channel.ended = True
         except ChannelClosed:
             channel.ended = True
         except BaseException:
