@@ -5,6 +5,7 @@ Text is laid out by hand: it is cheaper than tables, and comes out the same at e
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -46,7 +47,11 @@ class TerminalDisplay:
         """Replace what is shown."""
         drawn = self._drawn(picture)
         if self._live is None:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            # What a program prints goes around what is shown; into a file, it goes as it does without.
+            apart = sys.stdout.isatty()
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=apart
+            )
             self._live.start()
         self._live.update(drawn, refresh=True)
 
