@@ -35,6 +35,8 @@ LAYERS = (
     ("diagnostics",),
     ("engine",),
     ("executor",),
+    ("cli",),
+    ("__main__",),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
@@ -65,7 +67,11 @@ PROCESS_NAMES = frozenset(
     "os.spawnv os.spawnve os.spawnvp os.spawnvpe concurrent.futures.ProcessPoolExecutor".split()
 )
 #: Who may do what of it.
-MAY_START = {"graphmill.workers.template_handle": {"subprocess"}, "graphmill.workers.template": {"os.fork"}}
+MAY_START = {
+    "graphmill.workers.template_handle": {"subprocess"},
+    "graphmill.workers.template": {"os.fork"},
+    "graphmill.cli.bench": {"subprocess"},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
     │   ├── MissingDependencyError    a task needs a key that the graph does not have
     │   └── MissingKeyError(KeyError) a key was asked for that the graph does not have
     ├── ConfigError(ValueError)       a setting has a value that cannot be used
+    ├── CommandError                  the command line asks for what cannot be done
     ├── EncodeError(TypeError)        a value cannot be sent to another process
     ├── DecodeError                   a value that was sent cannot be rebuilt
     ├── ArenaFull                     shared memory, or the disk behind it, has no room left
@@ -61,6 +62,10 @@ class MissingKeyError(GraphError, KeyError):
 
 class ConfigError(GraphmillError, ValueError):
     """A setting has a value that cannot be used."""
+
+
+class CommandError(GraphmillError):
+    """The command line asks for what cannot be done."""
 
 
 class EncodeError(GraphmillError, TypeError):

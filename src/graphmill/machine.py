@@ -44,6 +44,16 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 # ---- what there is
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Something that says how much may be used."""
+
+    #: How much: bytes, or CPUs.
+    amount: float
+    #: What says so, or the file that it stands in.
+    source: str
+
+
 def total_memory(*, proc: Path = PROC) -> int:
     """Tell how many bytes of memory this process and its children may use together.
 
@@ -58,11 +68,17 @@ def total_memory(*, proc: Path = PROC) -> int:
         What the machine has, or the least limit of the control groups that this process lies in, if that
         is less. Memory on disk (swap) does not count.
     """
-    limits: list[float] = [physical_memory(proc=proc)]
+    return int(min(bound.amount for bound in memory_bounds(proc=proc)))
+
+
+def memory_bounds(*, proc: Path = PROC) -> list[Bound]:
+    """Find what bounds the memory of this process and its children, in bytes: the machine first."""
+    bounds = [Bound(physical_memory(proc=proc), "the machine")]
     for folder in control_groups("memory", proc=proc):
-        limits += [_limit(_text(folder / name)) for name in _MEMORY_FILES]
-        limits.append(_limit_of_all_above(_text(folder / "memory.stat")))
-    return int(min(limits))
+        bounds += [Bound(_limit(_text(folder / name)), str(folder / name)) for name in _MEMORY_FILES]
+        stat = folder / "memory.stat"
+        bounds.append(Bound(_limit_of_all_above(_text(stat)), str(stat)))
+    return [bound for bound in bounds if bound.amount < math.inf]
 
 
 def physical_memory(*, proc: Path = PROC) -> int:
@@ -92,15 +108,21 @@ def available_cpus(*, proc: Path = PROC) -> int:
         How many CPUs its threads may run on or, if that is less, the time on them that its control groups
         are allowed: for one and a half CPUs 2.
     """
-    count: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(bound.amount for bound in cpu_bounds(proc=proc))))
+
+
+def cpu_bounds(*, proc: Path = PROC) -> list[Bound]:
+    """Find what bounds the CPUs of this process: those that it may run on first, then quotas."""
+    if hasattr(os, "sched_getaffinity"):
+        bounds = [Bound(len(os.sched_getaffinity(0)), "the CPUs that this process may run on")]
+    else:
+        bounds = [Bound(os.cpu_count() or 1, "the machine")]
     for folder in control_groups("cpu", proc=proc):
         quota, _, period = _text(folder / "cpu.max").partition(" ")
-        count = min(
-            count,
-            _cpus(quota, period),
-            _cpus(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")),
-        )
-    return max(1, math.ceil(count))
+        bounds.append(Bound(_cpus(quota, period), str(folder / "cpu.max")))
+        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+        bounds.append(Bound(_cpus(quota, period), str(folder / "cpu.cfs_quota_us")))
+    return [bound for bound in bounds if bound.amount < math.inf]
 
 
 def _cpus(quota: str, period: str) -> float:

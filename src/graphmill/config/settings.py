@@ -86,7 +86,7 @@ SETTINGS: Final[dict[str, Setting]] = {
             "num_workers",
             "how many worker processes",
             f'a whole number of at least 1, or "{AUTO}"',
-            "one per CPU that may be used, as far as memory_per_worker allows",
+            "one per CPU, if there is memory for it",
             _is_number_of_workers,
         ),
         Setting(

@@ -130,14 +130,16 @@ class Engine:
         task_timeout: float | None = None,
         record: bool = False,
     ) -> None:
-        self._memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
+        #: The most memory that all of it may take, in bytes.
+        self.memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
         num_workers = _chosen("num_workers", num_workers)
-        self.num_workers = workers_for(self._memory_limit) if num_workers is None else checked(num_workers)
+        self.num_workers = workers_for(self.memory_limit) if num_workers is None else checked(num_workers)
         warm = bytes_of("warm_limit", _chosen("warm_limit", warm_limit))
         self._warm_limit = WARM_PER_WORKER * self.num_workers if warm is None else warm
         self._base = usable_folder(temporary_folder() if folder is None else folder)
         chosen = _chosen("spill_folder", spill_folder)
-        self._spill_base = default_folder() if chosen is None else checked_folder(Path(chosen))
+        #: Where blocks go when memory is short; None if there is no place.
+        self.spill_folder = default_folder() if chosen is None else checked_folder(Path(chosen))
         self._spill_limit = bytes_of("spill_limit", _chosen("spill_limit", spill_limit))
         retries = _chosen("retries", retries)
         #: How often a task is run again whose worker has died, and how long one may take, in seconds.
@@ -212,7 +214,7 @@ class Engine:
         """Make all that an engine has; first what removes it, since a program may be killed at any time."""
         require_descriptors(self.num_workers)
         _closed_at_exit(self)
-        remove_leftovers(*{self._base, self._spill_base or self._base})
+        remove_leftovers(*{self._base, self.spill_folder or self._base})
         self.pool.start()
         name = own_name()
         self.pool.guard(self._base / name)
@@ -233,7 +235,7 @@ class Engine:
             warm_limit=self._warm_limit // self.num_workers,
         )
         self._resources.callback(self.crew.close)
-        self.limit = Limit(self._memory_limit, self._pids, self.blocks, self.crew)
+        self.limit = Limit(self.memory_limit, self._pids, self.blocks, self.crew)
         own = self.crew.new_arena(in_file=False)
         overflow = None if in_files else self.crew.new_arena(in_file=True)
         self.heap = Heap(own, overflow)
@@ -260,7 +262,7 @@ class Engine:
 
     def _lacks_shared_memory(self) -> bool:
         free = shared_memory_room()
-        if free is None or free >= min(LEAST_SHARED_MEMORY, room(self._folder.path)):
+        if free is None or not lacks_shared_memory(self._folder.path):
             return False
         logger.warning(
             "There are only %d MB of shared memory here: blocks are kept in files in %s instead. "
@@ -271,14 +273,14 @@ class Engine:
         return True
 
     def _open_spill(self) -> SpillFile:
-        if self._spill_base is None:
+        if self.spill_folder is None:
             raise SpillError(
                 "blocks cannot be moved to disk: no temporary folder is on one; "
                 "Engine(spill_folder=...) takes any folder"
             )
         name = own_name()
-        self.pool.guard(self._spill_base.absolute() / name)  # before it is there
-        file = SpillFile(self._spill_base, self.crew.new_number(), self._spill_limit, name)
+        self.pool.guard(self.spill_folder.absolute() / name)  # before it is there
+        file = SpillFile(self.spill_folder, self.crew.new_number(), self._spill_limit, name)
         self.crew.add_arena(file.arena)
         return file
 
@@ -316,6 +318,9 @@ class Engine:
             while self._polling and time.monotonic() < deadline:
                 self._condition.wait(0.1)
             self.pool.close()
+            if self._started:
+                _peaks.append((self.limit.peak, self.limit.nbytes))
+                _peaks[:] = [max(_peaks)]
             self._resources.close()
             self._condition.notify_all()
         if self._own_recorder is not None:
@@ -396,7 +401,7 @@ class Engine:
         state = "closed" if self._closed else "not started yet" if glance is None else f"{glance.busy} busy"
         facts = [f"{self.num_workers} workers", state]
         if glance is None:
-            facts.append(f"limit {self._memory_limit / 1e9:.1f} GB")
+            facts.append(f"limit {self.memory_limit / 1e9:.1f} GB")
         return engine_html("graphmill engine", facts, glance)
 
     def report(self, path: str | os.PathLike[str]) -> None:
@@ -759,6 +764,12 @@ def checked(num_workers: Any) -> int:
     return num_workers
 
 
+def lacks_shared_memory(folder: Path) -> bool:
+    """Tell whether blocks are kept in files in a folder, since there is too little shared memory."""
+    free = shared_memory_room()
+    return free is not None and free < min(LEAST_SHARED_MEMORY, room(folder))
+
+
 def workers_for(memory_limit: int) -> int:
     """Tell how many workers there are by default: one per CPU, as far as there is memory for each."""
     each = config.get("memory_per_worker")
@@ -797,6 +808,22 @@ def bytes_of(name: str, value: Any) -> int | None:
 
 #: Engines to be closed when the program ends.
 _engines: WeakSet[Engine] = WeakSet()
+
+
+#: The most memory that any closed engine took, and its limit.
+_peaks: list[tuple[int, int]] = []
+
+
+def peak_memory() -> tuple[int, int] | None:
+    """Tell the most memory that any engine of this process has taken, and the limit of that engine.
+
+    Returns
+    -------
+    tuple of int or None
+        Both in bytes; None if no engine was started.
+    """
+    alive = [(engine.limit.peak, engine.limit.nbytes) for engine in list(_engines) if not engine.closed]
+    return max([*_peaks, *alive], default=None)
 
 
 def _closed_at_exit(engine: Engine) -> None:

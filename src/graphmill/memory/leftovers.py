@@ -15,7 +15,7 @@ import shutil
 import stat
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -106,9 +106,17 @@ def remove_leftovers(*folders: Path) -> list[Path]:
     list of Path
         What was removed.
     """
-    return [
-        path for folder in (SHARED_MEMORY, *folders) for path in abandoned(folder) if remove_unlocked(path)
-    ]
+    return [path for path in _abandoned_in(folders) if remove_unlocked(path)]
+
+
+def find_leftovers(*folders: Path) -> list[Path]:
+    """Find what `remove_leftovers` would remove now."""
+    return [path for path in _abandoned_in(folders) if is_free(path)]
+
+
+def _abandoned_in(folders: tuple[Path, ...]) -> Iterator[Path]:
+    for folder in dict.fromkeys((SHARED_MEMORY, *folders)):
+        yield from abandoned(folder)
 
 
 def abandoned(folder: Path) -> Iterator[Path]:
@@ -123,32 +131,62 @@ def abandoned(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def is_free(path: Path) -> bool:
+    """Tell whether a file or folder is this user's and nobody holds a lock on it."""
+    with _locked(path) as status:
+        return status is not None
+
+
 def remove_unlocked(path: Path) -> bool:
     """Remove a file or folder of this user that nobody holds a lock on; tell whether it was done."""
+    with _locked(path) as status:
+        if status is None:
+            return False
+        try:
+            if stat.S_ISDIR(status.st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            return False  # another engine that starts was quicker
+        except OSError as error:
+            logger.warning("%s, left by a dead engine, cannot be removed: %s", path, error)
+            return False
+        return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[os.stat_result | None]:
+    """Hold the lock on a file or folder of this user; None if it is not to be had."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False  # another engine that starts was quicker
+        yield None  # another engine that starts was quicker
+        return
     except OSError as error:
         logger.warning("%s, left by a dead engine, cannot be opened: %s", path, error)
-        return False
+        yield None
+        return
     try:
-        status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if stat.S_ISDIR(status.st_mode):
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except (BlockingIOError, FileNotFoundError):
-        return False  # it is in use after all, or another engine that starts was quicker
-    except OSError as error:
-        logger.warning("%s, left by a dead engine, cannot be removed: %s", path, error)
-        return False
+        yield _lock_if_free(descriptor, path)
     finally:
         os.close(descriptor)
-    return True
+
+
+def _lock_if_free(descriptor: int, path: Path) -> os.stat_result | None:
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid():
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None  # it is in use after all
+    except OSError as error:
+        logger.warning(
+            "%s, left by a dead engine, cannot be removed, as it cannot be locked: %s", path, error
+        )
+        return None
+    return status
 
 
 class OwnedFolder:
