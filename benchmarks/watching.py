@@ -93,7 +93,7 @@ def recording(count: int) -> Recording:
     end = max(ends)
     log = RunLog(entries=entries, began=0.0, ended=end, keys=[entry.key for entry in entries])
     glances = [
-        Glance(end * i / 500, 4 * 10**9, 10**9, 10**9 + i * 10**6, 10**9, 10**8, 0, 0, 0, WORKERS)
+        Glance(end * i / 500, 4 * 10**9, 10**9, 10**9 + i * 10**6, 10**9, 10**8, 0, 0, 0, WORKERS, 0)
         for i in range(500)
     ]
     return record_runs(WORKERS, [log], glances, 0.0)

@@ -10,7 +10,7 @@ MB = 1_000_000
 
 
 def glance(time, **amounts):
-    values = dict.fromkeys("private arenas live warm on_disk spilled read_back busy".split(), 0)
+    values = dict.fromkeys("private arenas live warm on_disk spilled read_back busy peak".split(), 0)
     return Glance(time=time, limit=800 * MB, **{**values, **amounts})
 
 

@@ -114,7 +114,7 @@ class TestTracker:
         assert tracker.picture().spilled == 20 * MB
         engine.now = None  # closed
         assert tracker.picture().spilled == 20 * MB
-        assert tracker.picture().peak == 0
+        assert tracker.picture().peak == 150 * MB
 
 
 FULL = Picture(

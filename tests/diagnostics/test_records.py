@@ -4,7 +4,7 @@ import dataclasses
 
 import pandas as pd
 
-from graphmill.diagnostics.records import record_runs
+from graphmill.diagnostics.records import highest, record_runs
 
 MB = 1_000_000
 
@@ -68,3 +68,13 @@ def test_what_has_not_ended_goes_as_far_as_it_is_known(log, glances):
     empty = record_runs(2, [], [], origin=99.0)
     assert (empty.start, empty.end, empty.tasks.to_records()) == (0.0, 0.0, [])
     assert empty.summary.tasks == 0
+
+
+def test_peaks_between_samples_count(glances):
+    assert highest(glances) == 224 * MB
+    glances[0] = dataclasses.replace(glances[0], peak=300 * MB)  # before anybody looked
+    glances[2] = dataclasses.replace(glances[2], peak=300 * MB)
+    assert highest(glances) == 224 * MB
+    glances[2] = dataclasses.replace(glances[2], peak=310 * MB)
+    assert highest(glances) == 310 * MB
+    assert highest([]) == 0

@@ -9,7 +9,7 @@ Knows logs. Must not know engines, nor pictures.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -79,6 +79,8 @@ class MemoryRecord:
     read_back: int
     #: Workers that had something to do.
     busy: int
+    #: The most that `total` was since the engine started: engines look more often than records are made.
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class Recording:
         return Summary(
             seconds=self.end - self.start,
             tasks=len(done),
-            peak=max((record.total for record in self.memory), default=0),
+            peak=highest(self.memory),
             limit=self.memory[-1].limit if self.memory else 0,
             spilled=sum(spill.nbytes for spill in self.spills),
             retries=sum(task.outcome == Outcome.REFUSED.value for task in self.tasks) + len(self.deaths),
@@ -257,6 +259,14 @@ def _tasks_of(log: RunLog, number: int, origin: float, named: Any) -> Iterable[T
             goes[key] += 1
 
 
+def highest(samples: Sequence[MemoryRecord] | Sequence[Glance]) -> int:
+    """Find the most memory that was taken while samples were: at one of them, or in between."""
+    seen = max((sample.total for sample in samples), default=0)
+    if samples and samples[-1].peak > samples[0].peak:
+        return max(seen, samples[-1].peak)
+    return seen
+
+
 def _memory_of(glance: Glance, origin: float) -> MemoryRecord:
     return MemoryRecord(
         glance.time - origin,
@@ -270,4 +280,5 @@ def _memory_of(glance: Glance, origin: float) -> MemoryRecord:
         glance.spilled,
         glance.read_back,
         glance.busy,
+        glance.peak,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphmill.diagnostics.log import RunLog, Tally, kind_of
+from graphmill.diagnostics.records import highest
 from graphmill.diagnostics.watch import Glance, Watched
 
 #: Seconds over which the rate is taken.
@@ -134,7 +135,7 @@ class Tracker:
         with self._lock:
             if engine is not self._engine:
                 self._engine = engine
-                glance = engine.glance()
+                self._glance = glance = engine.glance()
                 self._spilled_before = 0 if glance is None else glance.spilled
             self._followed.append(_Followed(log))
             if self._since is None:
@@ -186,8 +187,8 @@ class Tracker:
         engine = self._engine
         glance = None if engine is None else engine.glance()
         if glance is not None:
-            self._glance = glance
-            self._peak = max(self._peak, glance.total)
+            before, self._glance = self._glance or glance, glance
+            self._peak = max(self._peak, highest([before, glance]))
         seen = self._glance
         none = Tally()
         return Picture(

@@ -38,6 +38,8 @@ class Glance:
     read_back: int
     #: How many workers have something to do.
     busy: int
+    #: The most that all memory took since the engine started, as far as it was looked at.
+    peak: int
 
     @property
     def total(self) -> int:

@@ -141,6 +141,7 @@ class Limit:
             spilled=blocks.spilled,
             read_back=self.read_back,
             busy=self._crew.busy,
+            peak=self.peak,
         )
 
     def use(self) -> MemoryUse:
