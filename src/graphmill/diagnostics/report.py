@@ -14,6 +14,7 @@ from typing import Any
 
 from graphmill.diagnostics.amounts import OTHER, colours, of_bytes, of_count, of_seconds
 from graphmill.diagnostics.kinds import KindUse, bars, rank_kinds
+from graphmill.diagnostics.log import Outcome
 from graphmill.diagnostics.pages import page_part
 from graphmill.diagnostics.records import Recording
 from graphmill.errors import MissingExtra
@@ -77,9 +78,8 @@ class _Section:
         x_range = figures.time_range(recording)
         self._merged = ""
         if len(pieces) > figures.MOST_BARS:
-            self._merged = (
-                "; short tasks are put together, as high as the part of the time they take, until then"
-            )
+            self._merged = "; until then, short tasks share bars as high as the part of the time they take"
+        self._bad = figures.LIMIT
         self._names = {name: f"{name}{number or ''}" for name in ("lanes", "running", "memory", "graph")}
         self.plots = {
             self._names["lanes"]: figures.lanes(recording, pieces, kinds, x_range),
@@ -89,16 +89,20 @@ class _Section:
         drawn = graph_figure.graph(recording, kinds)
         if drawn is not None:
             self.plots[self._names["graph"]] = drawn
-        self._memory_legend = [(colour, name, False) for colour, name in figures.MEMORY.values()]
-        self._memory_legend += [(figures.SPILLED, "on disk", False), (figures.LIMIT, "the limit", True)]
+        self._memory_legend = [(colour, name, "") for colour, name in figures.MEMORY.values()]
+        self._memory_legend += [(figures.SPILLED, "on disk", ""), (figures.LIMIT, "the limit", "line")]
+        if recording.spills:
+            self._memory_legend.append((figures.SPILLED, "moved to disk", "▼"))
 
     def html(self, places: dict[str, str]) -> str:
         """Put the section together; `places` has what stands for each plot."""
-        kinds = [(colour, kind, False) for kind, colour in self._colours.items() if colour != OTHER]
-        if len(kinds) < len(self._colours):
-            kinds.append((OTHER, "others", False))
-        note = "hover for keys and sizes, drag to zoom" + self._merged
         summary = self._recording.summary
+        kinds = [(colour, kind, "") for kind, colour in self._colours.items() if colour != OTHER]
+        if len(kinds) < len(self._colours):
+            kinds.append((OTHER, "others", ""))
+        if summary.retries or any(task.outcome != Outcome.DONE.value for task in self._recording.tasks):
+            kinds.append((self._bad, "failed, or was repeated", "▲"))
+        note = "hover for keys and sizes, drag to zoom" + self._merged
         peak = f"at most {of_bytes(summary.peak)} of {of_bytes(summary.limit)}"
         cards = [
             _card("Workers", places[self._names["lanes"]], _legend(kinds), note),
@@ -117,14 +121,16 @@ def _card(title: str, body: str, legend: str, note: str) -> str:
     return f"<section class='card'>{top}{legend}{body}</section>"
 
 
-def _legend(items: Iterable[tuple[str, str, bool]]) -> str:
-    """Say what colours mean: colour, meaning, and whether it is a line."""
-    chips = [
-        f"<span><i class='chip line' style='border-color:{colour}'></i>{escape(text)}</span>"
-        if line
-        else f"<span><i class='chip' style='background:{colour}'></i>{escape(text)}</span>"
-        for colour, text, line in items
-    ]
+def _legend(items: Iterable[tuple[str, str, str]]) -> str:
+    """Say what colours mean: colour, meaning, and what has it: nothing for an area, "line", or a mark."""
+    chips = []
+    for colour, text, mark in items:
+        if mark in ("", "line"):
+            style = f"border-color:{colour}" if mark else f"background:{colour}"
+            chip = f"<i class='chip {mark}' style='{style}'></i>"
+        else:
+            chip = f"<i style='color:{colour};font-style:normal;margin-right:4px'>{mark}</i>"
+        chips.append(f"<span>{chip}{escape(text)}</span>")
     return f"<div class='legend'>{''.join(chips)}</div>"
 
 
