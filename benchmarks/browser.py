@@ -38,11 +38,9 @@ class Browser:
         An empty folder for the profile.
     size
         Width and height of the page, in pixels.
-    dark
-        Whether the reader prefers dark pages.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 1400), dark: bool = False) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 1400)) -> None:
         to_browser, self._send = os.pipe()
         self._receive, from_browser = os.pipe()
         # It reads from descriptor 3 and writes to 4.
@@ -77,8 +75,14 @@ class Browser:
         width, height = size
         shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.ask("Emulation.setDeviceMetricsOverride", **shape)
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.ask("Emulation.setEmulatedMedia", features=features)
+
+    def begin(self, *, dark: bool = False) -> None:
+        """Forget what was said and asked for; from now on the reader prefers dark pages, or light ones."""
+        self.ask("Page.navigate", url="about:blank")
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.errors.clear()
+        self.requests.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.browser import CHROMIUM, Browser
 from graphmill.diagnostics.log import CALLER, Entry, Loss, Move, Outcome, RunLog
 from graphmill.diagnostics.records import record_runs
 from graphmill.diagnostics.watch import Glance
@@ -58,3 +59,19 @@ def glances():
 @pytest.fixture
 def recording(log, glances):
     return record_runs(2, [log], glances, origin=99.0)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """One for all tests of a module, since it takes long to start."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with Browser(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture
+def browser(chromium):
+    """A browser that has shown nothing yet."""
+    chromium.begin()
+    return chromium

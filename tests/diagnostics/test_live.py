@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.browser import CHROMIUM, Browser
 from graphmill.diagnostics import dashboard, watch
 from graphmill.diagnostics.live import MANY, LiveState
 from tests.diagnostics.conftest import MB, done, glance
@@ -121,24 +120,23 @@ class TestServer:
             ask(page)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("dark", [False, True])
-def test_in_a_browser(page, log, tmp_path, dark):
+def test_in_a_browser(page, log, browser, dark):
     engine = FakeEngine()
     log.ended = None
     page._state.on_run(engine, log)
-    with Browser(tmp_path, dark=dark) as browser:
-        browser.open(page.url)
-        browser.wait_for("document.documentElement.dataset.ready")
-        assert browser.wait_for("document.querySelectorAll('#kinds tr').length === 3")
-        for name in ("lanes", "memory"):
-            assert browser.evaluate(
-                f"""(() => {{ const canvas = document.getElementById("{name}");
-                return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
-                    .some((value) => value > 0); }})()"""
-            )
-        assert "5" in browser.evaluate("document.getElementById('tiles').innerText")
-        assert browser.errors == []
-        assert all(url.startswith(page.url) for url in browser.requests)
-        page.close()
-        assert browser.wait_for("document.getElementById('status').className === 'lost'")
+    browser.begin(dark=dark)
+    browser.open(page.url)
+    browser.wait_for("document.documentElement.dataset.ready")
+    assert browser.wait_for("document.querySelectorAll('#kinds tr').length === 3")
+    for name in ("lanes", "memory"):
+        assert browser.evaluate(
+            f"""(() => {{ const canvas = document.getElementById("{name}");
+            return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+                .some((value) => value > 0); }})()"""
+        )
+    assert "of 5 tasks" in browser.evaluate("document.getElementById('tiles').innerText")
+    assert browser.errors == []
+    assert all(url.startswith(page.url) for url in browser.requests)
+    page.close()
+    assert browser.wait_for("document.getElementById('status').className === 'lost'")

@@ -4,14 +4,11 @@ import builtins
 
 import pytest
 
-from benchmarks.browser import CHROMIUM, Browser
 from graphmill.diagnostics import figures
 from graphmill.diagnostics.log import CALLER, Entry, Outcome, RunLog
 from graphmill.diagnostics.records import Recording, record_runs
 from graphmill.diagnostics.report import render_report, write_report
 from graphmill.errors import MissingExtra
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 #: How many plots have something drawn on their canvas.
 DRAWN = """[...Bokeh.index.roots].filter((view) => view.canvas_view).filter((view) => {
@@ -40,25 +37,20 @@ TIP = """(() => {
 
 
 @pytest.fixture
-def opened(tmp_path):
+def opened(browser, tmp_path):
     """Write a report and open it; gives the browser."""
-    browsers = []
 
-    def make(recordings, **options):
+    def make(recordings, *, dark=False):
         page = tmp_path / "report.html"
         write_report(recordings, page)
-        browser = Browser(tmp_path / f"profile{len(browsers)}", **options)
-        browsers.append(browser)
+        browser.begin(dark=dark)
         browser.open(page.as_uri())
         browser.wait_for("document.documentElement.dataset.ready")
         return browser
 
-    yield make
-    for browser in browsers:
-        browser.__exit__()
+    return make
 
 
-@in_browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_all_is_drawn(recording, opened, dark):
     browser = opened([recording], dark=dark)
@@ -70,7 +62,6 @@ def test_all_is_drawn(recording, opened, dark):
     assert axis == ("#98a2b3" if dark else "#667085")
 
 
-@in_browser
 def test_a_hover_tells_key_and_sizes(recording, opened):
     browser = opened([recording])
     browser.wait_for(f"{DRAWN} === 4")
@@ -86,7 +77,6 @@ def test_a_hover_tells_key_and_sizes(recording, opened):
     assert browser.errors == []
 
 
-@in_browser
 def test_tasks_are_drawn_one_by_one_where_one_zooms_in(opened, monkeypatch):
     monkeypatch.setattr(figures, "MOST_BARS", 200)
     entries = [Entry(("x-1", i), i % 2, i * 0.01, 0.009, 0, 0, 0, Outcome.DONE) for i in range(1000)]
@@ -104,7 +94,6 @@ def test_tasks_are_drawn_one_by_one_where_one_zooms_in(opened, monkeypatch):
     assert browser.errors == []
 
 
-@in_browser
 def test_several_engines(recording, opened):
     browser = opened([recording, recording])
     assert browser.wait_for(f"{DRAWN} === 8")
