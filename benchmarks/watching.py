@@ -66,11 +66,11 @@ def tiny() -> str:
                     engine.get(dsk, "sum")
                     works[name].append(time.process_time() - work)
                     times[name].append(time.perf_counter() - begin)
-    said = [f"{TASKS:,} tiny tasks, {min(times['nobody']) / TASKS * 1e6:.1f} µs each"]
+    text = f"{TASKS:,} tiny tasks, {min(times['nobody']) / TASKS * 1e6:.1f} µs each"
     for name in ("progress", "profile"):
-        said.append(f"{name} costs {_more(times[name], times['nobody'])} of the time, "
-                    f"{_more(works[name], works['nobody'])} of this process's work")  # fmt: skip
-    return "; ".join(said)
+        extra = _more(works[name], works["nobody"])
+        text += f"; {name} costs {_more(times[name], times['nobody'])} of the time, {extra} of the work here"
+    return text
 
 
 def _more(watched: Sequence[float], bare: Sequence[float]) -> str:

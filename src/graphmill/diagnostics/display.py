@@ -21,7 +21,7 @@ from graphmill.diagnostics.watch import Watched, unwatch, watch
 
 #: Seconds from one picture to the next, at least, and the part of the time that drawing may take.
 INTERVAL = 0.1
-SHARE = 0.006
+SHARE = 0.004
 #: Seconds after which plain lines follow each other, at first and at most; each takes half as long again.
 FIRST, LAST = 2.0, 60.0
 

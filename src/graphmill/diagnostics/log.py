@@ -100,8 +100,6 @@ class Tally:
     count: int = 0
     #: How long they took together, in seconds.
     seconds: float = 0.0
-    #: The size of their results, in bytes.
-    nbytes: int = 0
 
 
 @dataclass(slots=True)
@@ -146,6 +144,10 @@ class RunLog:
 
     def report(self, key: Key, report: Report, worker: int) -> None:
         """Take in what a worker says of a task."""
+        if self.entries is None:
+            if report.result is not None:
+                self._count(key, report.seconds)
+            return
         nbytes = 0
         if report.result is not None:
             outcome = _DONE
@@ -159,10 +161,6 @@ class RunLog:
             outcome = Outcome.REFUSED
         else:
             outcome = Outcome.STAYED if report.stays else Outcome.FAILED
-        if self.entries is None:
-            if outcome is _DONE:
-                self._count(key, report.seconds, nbytes)
-            return
         entry = key, worker, report.began, report.seconds, nbytes, report.taken, report.copied, outcome
         # The same as Entry(*entry), in half the time.
         self.entries.append(tuple.__new__(Entry, entry))
@@ -173,7 +171,7 @@ class RunLog:
         if self.entries is not None:
             self.entries.append(Entry(key, CALLER, began, seconds, 0, 0, 0, outcome))
         elif outcome is _DONE:
-            self._count(key, seconds, 0)
+            self._count(key, seconds)
 
     def moved(self, key: Key, began: float, nbytes: int) -> None:
         """Take in that a value was moved to disk, from then until now."""
@@ -188,14 +186,14 @@ class RunLog:
         self.ended = time.perf_counter()
         self.under_way = {}
 
-    def _count(self, key: Key, seconds: float, nbytes: int) -> None:
-        batch = batch_of(key)
+    def _count(self, key: Key, seconds: float) -> None:
+        # What `batch_of` gives for most keys, without the call.
+        batch = key[0] if type(key) is tuple and key else batch_of(key)
         tally = self.tallies.get(batch)
         if tally is None:
             tally = self.tallies[batch] = Tally()
         tally.count += 1
         tally.seconds += seconds
-        tally.nbytes += nbytes
 
     # ---- watchers read
 
@@ -209,7 +207,7 @@ class RunLog:
                 for entry in self.entries[self.counted :]:
                     self.counted += 1
                     if entry.outcome is _DONE:
-                        self._count(entry.key, entry.seconds, entry.nbytes)
+                        self._count(entry.key, entry.seconds)
         return self.tallies
 
     def totals(self) -> Counter[Any]:
@@ -217,7 +215,8 @@ class RunLog:
 
         Graphs are read from their results on, so that the last kinds are those that begin.
         """
-        return Counter(map(batch_of, reversed(self.keys or ())))
+        keys = reversed(self.keys or ())
+        return Counter([key[0] if type(key) is tuple and key else batch_of(key) for key in keys])
 
     def running(self) -> Counter[str]:
         """Count the tasks that are handed out now, by their kind."""

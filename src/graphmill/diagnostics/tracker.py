@@ -249,4 +249,4 @@ def _named(kinds: dict[Any, str], batch: Any) -> str:
 
 
 def _copy(tally: Tally) -> Tally:
-    return Tally(tally.count, tally.seconds, tally.nbytes)
+    return Tally(tally.count, tally.seconds)
