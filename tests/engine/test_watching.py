@@ -85,13 +85,17 @@ def test_results_that_had_to_be_copied(engine, watcher):
 
 def test_tasks_of_the_callers_process(engine, watcher):
     held = threading.Lock()
+    seen = []
 
     def locked(lock):
+        seen.append((watcher.logs[0].running(), engine.glance().busy))
         return lock.locked()
 
     engine.get({"lock": held, "x": (locked, "lock")}, "x")
     entry = by_key(watcher.logs[0])["x"]
     assert entry.worker == CALLER
+    assert seen == [({"x": 1}, 0)]
+    assert not watcher.logs[0].running()
 
 
 def test_failures(engine, watcher):

@@ -180,8 +180,10 @@ class progress:  # noqa: N801 - read as the function that it is used as
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         unwatch(self)
-        self._ticker.stop()
-        self.picture = self._tracker.picture()
-        self._tracker.let_go()
-        if self.picture.elapsed:
-            self._draw(lambda: self._display.end(self.picture, failed=kind is not None))
+        try:
+            self._ticker.stop()
+        finally:  # a second Ctrl-C may end the wait, but must not leave a terminal without its cursor
+            self.picture = self._tracker.picture()
+            self._tracker.let_go()
+            if self.picture.elapsed:
+                self._draw(lambda: self._display.end(self.picture, failed=kind is not None))
