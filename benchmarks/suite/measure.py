@@ -105,9 +105,12 @@ class Turns:
             return self._ran(engine, missing)
         with tempfile.TemporaryDirectory(prefix="results-", dir=self._wanted.data) as folder:
             output = Path(folder)
+            before = busy_seconds()
             footprint, failure = self._watch(engine, output, Lookout(ANY), self._limit)
+            others = busy_seconds() - before - footprint.cpu - footprint.looking
             told = last_line(footprint.output)
             ran = self._ran(engine, failure or RIGHT, footprint, told)
+            ran = replace(ran, others=max(0.0, others / footprint.seconds))
             if not ran.right and not ran.seconds:
                 lived = footprint.seconds - told.get("lived", 0.0)
                 return replace(ran, at_least=lived) if ran.outcome.startswith(">") else ran
@@ -195,6 +198,13 @@ class Turns:
             return found, failure(error, limit)
         finally:
             end_leftovers(mark)
+
+
+def busy_seconds() -> float:
+    """Tell for how long all CPUs have done anything, added up, since the system started."""
+    times = psutil.cpu_times()
+    waiting = ("idle", "iowait", "guest", "guest_nice")  # guests' time is in that of users
+    return float(sum(value for name, value in times._asdict().items() if name not in waiting))
 
 
 def failure(error: ProgramFailed, limit: float) -> str:

@@ -10,7 +10,7 @@ from benchmarks.suite.base import Kind
 from benchmarks.suite.catalogue import WORKLOADS
 from benchmarks.suite.engines import BASE, ENGINES, OURS
 from benchmarks.suite.figures import figures
-from benchmarks.suite.results import RIGHT, Compared, Results, geometric_mean
+from benchmarks.suite.results import RIGHT, Compared, Results, geometric_mean, middle
 from benchmarks.suite.scales import SCALES
 
 MB = 10**6
@@ -33,6 +33,8 @@ failed or does not apply; the notes say why. Engines that fail, or take more tha
 threads, are run only once.
 """
 
+#: CPUs that other programs may take unmentioned.
+IDLE = 0.15
 #: Stands in cells for what could not be measured.
 NOTHING = "-"
 
@@ -85,7 +87,18 @@ class Report:
         versions = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
         return (
             f"Measured with {self.workers} workers on {about.get('cpus')} CPUs ({about.get('cpu')}), "
-            f"{about.get('memory_gb')} GB of memory, {about.get('system')}; {versions}.\n"
+            f"{about.get('memory_gb')} GB of memory, {about.get('system')}; {versions}.\n{self._others()}"
+        )
+
+    def _others(self) -> str:
+        """Warn of other programs, if there were any to speak of."""
+        # Of threads all CPU time is known; others may have processes that nobody waits for.
+        taken = middle(run.others for run in self._results.runs if run.engine == BASE and run.seconds)
+        if taken is None or taken < IDLE:
+            return ""
+        return (
+            f"\n**Other programs took {taken:.1f} CPUs meanwhile:** times are longer than they should be, and"
+            " ratios of times are uncertain.\n"
         )
 
     def table(self) -> str:

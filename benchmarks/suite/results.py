@@ -47,6 +47,8 @@ class Ran:
     resident: int = 0
     #: Bytes that the engine moved to disk; None where it does not tell.
     spilled: int | None = None
+    #: How many CPUs other programs took meanwhile, in the mean.
+    others: float = 0.0
 
     @property
     def right(self) -> bool:

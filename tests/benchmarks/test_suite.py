@@ -227,6 +227,13 @@ def test_a_page_has_all_of_it():
     assert "1: 2.00, 2: 1.00" in page
 
 
+def test_a_page_warns_of_other_programs():
+    idle = Results(runs=[ran("threads", 1.0, others=0.01), ran("ray", 1.0, others=9.0)])
+    busy = Results(runs=[ran("threads", 1.0, others=1.2)])
+    assert "Other programs" not in Report(idle).page()
+    assert "Other programs took 1.2 CPUs" in Report(busy).page()
+
+
 def test_tables_are_aligned():
     assert table(["a", "b"], [["long", "1"], ["x|y", "22"]]).splitlines() == [
         "| a    |  b |",
