@@ -8,7 +8,15 @@ import psutil
 import pytest
 
 from graphmill.errors import ConfigError
-from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
+from graphmill.machine import (
+    available_cpus,
+    cpu_bounds,
+    memory_bounds,
+    parse_bytes,
+    parse_limit,
+    physical_memory,
+    total_memory,
+)
 
 GB = 10**9
 #: The machine's memory in all trees here, in kB and in bytes.
@@ -298,6 +306,17 @@ def test_what_cannot_be_read_is_no_limit(v2):
 def test_v2_quota(v2, quota, cpus):
     v2.write("cg/a.slice/b.scope/cpu.max", quota)
     assert v2.cpus == cpus
+
+
+def test_what_bounds_is_named(v2):
+    v2.write("cg/a.slice/cpu.max", "150000 100000")
+    v2.write("cg/a.slice/b.scope/memory.max", 3 * GB)
+    v2.write("cg/a.slice/memory.max", "max")
+    cpus, memory = cpu_bounds(proc=v2.proc), memory_bounds(proc=v2.proc)
+    assert [bound.amount for bound in cpus] == [8, 1.5]
+    assert cpus[1].source == str(v2.folder / "cg/a.slice/cpu.max")
+    assert [bound.amount for bound in memory] == [PHYSICAL, 3 * GB]
+    assert memory[1].source == str(v2.folder / "cg/a.slice/b.scope/memory.max")
 
 
 def test_quota_of_a_group_above(v2):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from graphmill import graph, local, order
+from graphmill import config, graph, local, order
 
 if TYPE_CHECKING:
     from graphmill.diagnostics import profile
     from graphmill.engine import Engine, get
     from graphmill.executor import Executor
 
-__all__ = ["Engine", "Executor", "__version__", "get", "graph", "local", "order", "profile"]
+__all__ = ["Engine", "Executor", "__version__", "config", "get", "graph", "local", "order", "profile"]
 
 #: The one place where the version is written: the build reads it from here, and reading it costs
 #: no look-up of the installed metadata.

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from graphmill.memory import leftovers
-from graphmill.memory.leftovers import OwnedFolder, own_name, remove_leftovers, start_time
+from graphmill.memory.leftovers import OwnedFolder, find_leftovers, own_name, remove_leftovers, start_time
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +111,18 @@ def test_where_nothing_can_be_locked_everything_stays(tmp_path, dead, monkeypatc
     assert "cannot be removed" in caplog.text
     with OwnedFolder(tmp_path) as folder:  # nor is a lock needed to own something
         assert folder.path.is_dir()
+
+
+def test_to_find_leftovers_removes_nothing(tmp_path, dead):
+    path = put(tmp_path, *dead)
+    put(tmp_path, os.getpid(), start_time(os.getpid()))
+    assert find_leftovers(tmp_path, tmp_path) == [path]
+    assert path.exists()
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert find_leftovers(tmp_path) == []
+    assert remove_leftovers(tmp_path) == [path]
+    assert find_leftovers(tmp_path) == []
 
 
 def test_folders_need_not_exist(tmp_path):

@@ -172,4 +172,4 @@ def _fish_help(what: str) -> str:
 
 def _plain(what: str) -> str:
     """Make help's text such that it stands for itself everywhere."""
-    return what.replace("%%", "%").replace(":", " ").replace("'", "")
+    return what.replace("%%", "%").replace(":", " ").replace("'", "\u2019")

@@ -13,8 +13,9 @@ from typing import Final
 
 #: What stands between two columns.
 _GAP: Final = "  "
-#: The last column is not made narrower than this.
+#: The last column is not made narrower than this: it then stands on a line of its own, indented by so much.
 _NARROWEST: Final = 24
+_DEEPER: Final = 4
 #: Lines are not set wider than this.
 _WIDEST: Final = 120
 
@@ -46,15 +47,20 @@ def table(rows: Sequence[Sequence[str]], *, indent: int = 2) -> None:
         return
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]) - 1)]
     start = indent + sum(width + len(_GAP) for width in widths)
-    left = max(_width() - start, _NARROWEST)
+    left = _width() - start
     for *cells, last in rows:
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        row = " " * indent + _GAP.join(padded)
         # In a pipe, each row is one line.
-        lines = textwrap.wrap(last, left, break_long_words=False) if sys.stdout.isatty() else [last]
-        first, *others = lines or [""]
-        print((" " * indent + _GAP.join([*padded, first])).rstrip())
-        for line in others:
-            print(" " * start + line)
+        if len(last) <= left or not sys.stdout.isatty():
+            print(f"{row}{_GAP}{last}".rstrip())
+        elif left < _NARROWEST:
+            print(f"{row.rstrip()}\n{' ' * (indent + _DEEPER)}{last}")
+        else:
+            first, *others = textwrap.wrap(last, left, break_long_words=False)
+            print(f"{row}{_GAP}{first}")
+            for line in others:
+                print(" " * start + line)
 
 
 def _width() -> int:

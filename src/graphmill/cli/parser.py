@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import textwrap
 from typing import Any, Final
 
 #: Help is not set wider than this, in characters: longer lines are hard to read.
@@ -13,8 +14,8 @@ _WIDEST: Final = 100
 _EPILOG: Final = """\
 examples:
   graphmill run analysis.py              a script as it is, on every core
-  graphmill run --memory-limit 8GB --report report.html analysis.py --year 2024
-  graphmill info                         what this machine gives, and what is taken of it
+  graphmill run --memory-limit 8GB --report report.html analysis.py 2024
+  graphmill info                         what this machine gives
 
 exit codes:
   0    done; of `run`: what the script ended with
@@ -36,7 +37,7 @@ At the end, one line on stderr tells the time, the number of tasks, the most mem
 
 _RUN_EPILOG: Final = """\
 examples:
-  graphmill run analysis.py --year 2024           what follows the script is the script's
+  graphmill run analysis.py --year 2024      what follows is the script's
   graphmill run --workers 8 --memory-limit 60% analysis.py
   graphmill run --report report.html -m mypackage.analysis
   cat analysis.py | graphmill run -
@@ -52,14 +53,16 @@ what goes first:
   3. options of `graphmill run`
   4. environment variables GRAPHMILL_<NAME>
   5. dask.config: graphmill.<name>, then <name>
-  6. the project's graphmill.toml, or [tool.graphmill] in pyproject.toml, in this folder or above
+  6. the project's graphmill.toml, or [tool.graphmill] in pyproject.toml:
+     in this folder, or the nearest one above
   7. the user's graphmill.toml, in the folder for settings
   8. the default
+
 In a file, sections [machine."PATTERN"] that match the host name go before the rest, the last one first.
 
 examples:
-  graphmill config                                what holds here, and where it comes from
-  graphmill config explain memory_limit           all that is said about one setting
+  graphmill config                           what holds here, and why
+  graphmill config explain memory_limit      all that is said about it
   graphmill config set --user memory_limit 60%
   graphmill config set --machine "node-*" num_workers 24
 """
@@ -91,18 +94,24 @@ examples:
 
 _COMPLETION_EPILOG: Final = """\
 examples:
-  bash   eval "$(graphmill completion bash)"                            in ~/.bashrc
-  zsh    eval "$(graphmill completion zsh)"                             in ~/.zshrc, after compinit
+  bash   eval "$(graphmill completion bash)"     in ~/.bashrc
+  zsh    eval "$(graphmill completion zsh)"      in ~/.zshrc, after compinit
   fish   graphmill completion fish > ~/.config/fish/completions/graphmill.fish
 """
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps examples as they are, on lines that can be read."""
+class _Formatter(argparse.HelpFormatter):
+    """Sets paragraphs, and keeps lists and examples as they are, on lines that can be read."""
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
         kwargs["width"] = min(shutil.get_terminal_size().columns, _WIDEST) - 2
         super().__init__(prog, max_help_position=28, **kwargs)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            part if "\n  " in part else textwrap.fill(part, width, initial_indent=indent)
+            for part in text.rstrip().split("\n\n")
+        )
 
 
 class Parser(argparse.ArgumentParser):
