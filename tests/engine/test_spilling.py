@@ -96,6 +96,22 @@ class TestBlocks:
         assert (blocks.live, blocks.on_disk, blocks.resident, blocks.spilled) == (0, 0, 0, LENGTH)
         assert store.files[0].arena.occupied() < LENGTH
 
+    @pytest.mark.parametrize(
+        ("of_worker", "limit", "warm"), [(True, LENGTH, 3), (False, LENGTH, 1), (True, 0, 0)]
+    )
+    def test_a_worker_keeps_pages_that_were_needed_at_once(self, store, of_worker, limit, warm):
+        blocks = store.blocks
+        blocks.warm_limit = limit
+        blocks.add_arena(store.arena, lambda *freed: store.freed.append(freed[-1]), of_worker=of_worker)
+        for value in [store.kept(store.extent(number)) for number in range(3)]:
+            blocks.let_go(value)
+        assert (sum(store.freed), blocks.warm) == (warm, warm * LENGTH)
+        if warm == 3:
+            blocks.rested(store.arena.number, LENGTH)
+            blocks.let_go(store.kept(store.extent(4)))
+            assert store.freed[-1], "its own page is warm again"
+            assert blocks.warm <= 2 * LENGTH
+
     def test_there_is_no_file_before_the_first_move(self, store):
         store.kept(store.extent(0))
         assert store.files == []

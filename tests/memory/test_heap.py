@@ -61,6 +61,20 @@ def test_memory_is_whole_pages_of_the_arena(heap, arena):
     assert heap.allocate(2 * PAGE) == address
 
 
+def test_pages_that_were_all_in_use_at_once_are_no_excess(heap):
+    heap.begin(None)
+    first, second = heap.allocate(4 * PAGE), heap.allocate(2 * PAGE)
+    heap.release(first)
+    heap.release(second)
+    assert heap.usage().warm == 6 * PAGE
+    assert heap.excess(PAGE) <= 0, "so many were needed at once"
+    assert heap.excess(0) == 6 * PAGE, "nothing is to be kept"
+    heap.forget_most()
+    assert heap.excess(PAGE) == 5 * PAGE
+    heap.allocate(3 * PAGE)
+    assert heap.excess(PAGE) == 2 * PAGE
+
+
 def test_pages_are_reserved_before_anybody_writes(heap, arena):
     heap.allocate(5 * PAGE)
     assert arena.occupied() == 5 * PAGE

@@ -78,18 +78,32 @@ class Blocks:
         self._spill_file: SpillFile | None = None
         self._records: dict[BlockId, _Record] = {}
         self._homes: dict[int, _Home] = {}
+        #: The arenas that workers allocate in.
+        self._of_workers: set[int] = set()
         #: Bytes of blocks in use, in memory and on disk.
         self.live = 0
         #: The most that `live` ever was.
         self.peak = 0
+        #: The most that was in memory since a worker last had nothing to do for some time.
+        self.high = 0
         #: Bytes of all blocks that ever moved to disk.
         self.spilled = 0
 
     # ---- arenas
 
-    def add_arena(self, arena: Arena, give_back: Callable[[BlockId, int, bool], None]) -> None:
+    def add_arena(
+        self, arena: Arena, give_back: Callable[[BlockId, int, bool], None], *, of_worker: bool = False
+    ) -> None:
         """Take on an arena, and say where its ranges go back to."""
         self._homes[arena.number] = _Home(arena, give_back)
+        if of_worker:
+            self._of_workers.add(arena.number)
+
+    def rested(self, number: int, warm: int) -> None:
+        """Note that a worker had nothing to do, and keeps no more than so many bytes of idle pages."""
+        self.high = self.resident
+        home = self._homes[number]
+        home.warm = min(home.warm, warm)
 
     def retire(self, number: int) -> None:
         """Note that the owner of an arena is dead: what lies in it stays, all else is given to the system."""
@@ -106,6 +120,7 @@ class Blocks:
         if home.give_back is not None or home.blocks:
             return
         del self._homes[number]
+        self._of_workers.discard(number)
         home.arena.close()
         home.arena.unlink()
         self._on_gone(number)
@@ -169,6 +184,7 @@ class Blocks:
         home.warm = max(0, home.warm - extent.length)
         self.live += extent.length
         self.peak = max(self.peak, self.live)
+        self.high = max(self.high, self.resident)
         record = self._records[extent.id] = _Record(extent.length)
         return record
 
@@ -201,7 +217,18 @@ class Blocks:
             return
         del self._records[block]
         self.live -= record.length
-        self._free(block, record.length, keep_warm=self.warm + record.length <= self.warm_limit)
+        self._free(block, record.length, keep_warm=self._may_stay_warm(block, record.length))
+
+    def _may_stay_warm(self, block: BlockId, length: int) -> bool:
+        """Tell whether a range keeps its pages that nobody needs.
+
+        A page that was there when most was needed costs nothing that was not spent before, and a new one costs
+        ten times as much as its use. Only workers give pages back when they have nothing to do.
+        """
+        spare = self.warm_limit
+        if spare and block.arena in self._of_workers:
+            spare += max(0, self.high - self.resident - length)
+        return self.warm + length <= spare
 
     def _free(self, block: BlockId, length: int, *, keep_warm: bool) -> None:
         """Give the range of a block back to where it came from."""

@@ -82,8 +82,9 @@ class Engine:
         How much memory all of it may take: the arenas, the workers and this process together. Bytes,
         ``"4GB"``, or ``"60%"`` of what there is for this process; by default 80%.
     warm_limit : int or str, optional
-        How many bytes of memory that nobody needs are kept at hand, as their next use is then ten times
-        faster. 0 gives each page back to the system at the moment of release.
+        How many bytes of memory that nobody needs are kept at hand when nothing runs, as their next use is
+        then ten times faster; while graphs run, as many as were needed at once. 0 gives each page back to the
+        system at the moment of release.
     folder : path, optional
         Where files are that stand in for shared memory where there is too little; it must exist. By default
         the system's folder for temporary files.

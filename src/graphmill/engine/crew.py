@@ -25,7 +25,7 @@ from graphmill.memory.leftovers import own_name
 from graphmill.memory.segments import SHARED_MEMORY
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
-from graphmill.workers.work import Begin, Freed, Job, Report, Shipped, Work
+from graphmill.workers.work import Begin, Freed, Job, Report, Rested, Shipped, Work
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class Crew:
         for arena in (own, overflow):
             if arena is not None:
                 self._owner[arena.number] = seat
-                self._blocks.add_arena(arena, self._give_back)
+                self._blocks.add_arena(arena, self._give_back, of_worker=True)
         seat.own = own.number
         seat.overflow = None if overflow is None else overflow.number
         seat.arenas, seat.functions, seat.settings = frozenset(), set(), None
@@ -300,6 +300,8 @@ class Crew:
             seat = self._seats[number]
             if type(message) is Report:
                 self._on_report(seat, message)
+            elif type(message) is Rested:
+                self._on_rested(seat, message)
             elif type(message) is Died:
                 self._on_died(seat, message)
             else:
@@ -336,6 +338,12 @@ class Crew:
         self._blocks.drop(flight.extents)
         for block in report.unpinned:
             self._blocks.unpin(block, seat.number)
+
+    def _on_rested(self, seat: _Seat, rested: Rested) -> None:
+        seat.warm = rested.warm
+        for number in (seat.own, seat.overflow):
+            if number is not None:
+                self._blocks.rested(number, rested.warm)
 
     def _on_died(self, seat: _Seat, died: Died) -> None:
         level = logging.INFO if seat.killed else logging.WARNING

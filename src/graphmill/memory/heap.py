@@ -208,6 +208,8 @@ class Heap:
         self._refused = 0
         #: Bytes that were live or published when that began.
         self._before = 0
+        #: The most bytes that were live or published at once.
+        self._high = 0
         #: Bytes that were copied in since `begin`.
         self.copied = 0
         self._lock = threading.Lock()
@@ -254,7 +256,27 @@ class Heap:
             self._take_in()
             self._before = self._live_bytes + self._published_bytes
             self._allowance = allowance
+            self._high = max(self._high, self._before + self._most)
             self._most = self._refused = self.copied = 0
+
+    def excess(self, nbytes: int) -> int:
+        """Tell how many free bytes with pages there are beyond what was in use at once, and so many more.
+
+        Parameters
+        ----------
+        nbytes : int
+            Bytes that may be free in any case; with 0, all that are free are too many.
+        """
+        usage = self.usage()
+        if not nbytes:
+            return usage.warm
+        high = max(self._high, self._before + self._most)
+        return usage.warm - max(nbytes, high - usage.live - usage.published)
+
+    def forget_most(self) -> None:
+        """Let the most that was in use at once be what is in use now."""
+        self.begin(None)
+        self._high = self._before
 
     @property
     def taken(self) -> int:

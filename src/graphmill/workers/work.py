@@ -102,6 +102,13 @@ class Warned(NamedTuple):
     module: str | None = None
 
 
+class Rested(NamedTuple):
+    """A worker has had nothing to do for some time, and has given idle pages back."""
+
+    #: Bytes of its arenas' pages that it still keeps for the next job.
+    warm: int
+
+
 class Report(NamedTuple):
     """What became of a job."""
 

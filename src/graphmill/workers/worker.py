@@ -31,13 +31,17 @@ from graphmill.tracebacks import encode_exception
 from graphmill.workers import shipped
 from graphmill.workers.child import WorkerChannel
 from graphmill.workers.warned import WarningLog
-from graphmill.workers.work import Begin, Job, Report, Shipped, Work
+from graphmill.workers.work import Begin, Job, Report, Rested, Shipped, Work
 
 #: Where nothing is to be kept, the C library is asked to give back what is free once the process has
 #: grown by so many bytes.
 _WORTH_TRIMMING = 4 << 20
 #: Seconds after which reports are sent, though more jobs are at hand, and messages are looked for.
 _PAUSE = 0.001
+#: Seconds without anything to do after which idle pages go back, beyond those that are always kept.
+_REST = 2.0
+#: So many bytes of them at a time, as a message may come meanwhile.
+_PIECE = 32 << 20
 
 
 def serve(channel: WorkerChannel) -> None:
@@ -79,6 +83,8 @@ class Worker:
         self._pinned: set[BlockId] = set()
         #: How many bytes of pages that nobody uses it may keep.
         self._warm_limit = begin.warm_limit
+        #: Seconds until it has had nothing to do for long; None once that is dealt with.
+        self._patience: float | None = _REST
         #: Its private memory after the last job that was not quick, in bytes.
         self._private = private_bytes(self._pid)
         self._warnings = WarningLog()
@@ -110,8 +116,31 @@ class Worker:
                     continue
                 self._interrupted = False
                 looked = now
-            for message in self._channel.receive(0 if self._jobs else None):
-                self._take_in(message)
+            self._listen()
+
+    def _listen(self) -> None:
+        """Follow messages; wait for them if there is nothing to do."""
+        messages = self._channel.receive(0 if self._jobs else self._patience)
+        for message in messages:
+            self._take_in(message)
+        if messages or self._jobs:
+            self._patience = _REST
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Give idle pages back that only what ran before would have needed, a piece at a time."""
+        heap = self._heap
+        self._patience = None
+        if heap is None:
+            return
+        heap.forget_most()
+        excess = heap.excess(self._warm_limit)
+        if excess > 0:
+            heap.trim(min(excess, _PIECE))
+            self._patience = 0.0
+        else:
+            self._channel.send(Rested(heap.usage().warm))
 
     def _send_reports(self) -> None:
         if self._reports:
@@ -247,7 +276,7 @@ class Worker:
     def _keep_to_limit(self) -> None:
         heap = self._heap
         if heap is not None:
-            excess = heap.usage().warm - self._warm_limit
+            excess = heap.excess(self._warm_limit)
             if excess > 0:
                 heap.trim(excess)
 
