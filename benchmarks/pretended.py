@@ -17,6 +17,7 @@ import pickle
 import socket
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
@@ -25,7 +26,7 @@ from graphmill import Engine
 from graphmill.memory.arena import PAGE
 from graphmill.memory.block import Extent
 from graphmill.memory.codec import decode, encode
-from graphmill.workers.work import Begin, Job, Report, Shipped, Work
+from graphmill.workers.work import Batch, BatchReport, Begin, Job, Report, Shipped, Work
 
 #: Seconds from one process to another, while nobody sleeps.
 LATENCY = 30e-6
@@ -76,11 +77,11 @@ class PretendedWorker:
     """One worker."""
 
     ranges: Ranges | None = None
-    jobs: deque[Job] = field(default_factory=deque)
+    jobs: deque[Job | Batch] = field(default_factory=deque)
     #: Whether it runs a task, and until when it did.
     busy: bool = False
     free_at: float = 0.0
-    reports: list[Report] = field(default_factory=list)
+    reports: list[Report | BatchReport] = field(default_factory=list)
     sent_at: float = 0.0
     #: Seconds that its tasks have taken, as they should.
     worked: float = 0.0
@@ -98,6 +99,8 @@ class PretendedPool:
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self.template_pid = None
+        #: It never does.
+        self.failed = False
         self.workers = [PretendedWorker() for _ in range(num_workers)]
         #: The time, in seconds.
         self.now = 0.0
@@ -217,16 +220,31 @@ class PretendedPool:
         job = worker.jobs.popleft()
         if not job.quick:
             self._send_reports(number, worker, at)
+        report: Report | BatchReport
+        if isinstance(job, Job):
+            report = self._run(worker, job.number, job.node.payload, job.inputs)
+            seconds = report.seconds
+        else:
+            reports = [self._run(worker, job.number, task.node, task.inputs) for task in job.tasks]
+            report = BatchReport(
+                job.number,
+                tuple([each if each.taken else payload_of(each) for each in reports]),
+                tuple([each.seconds for each in reports]),
+            )
+            seconds = sum(report.seconds)
+        heappush(self._events, (at + seconds, next(self._numbers), number, report))
+
+    def _run(self, worker: PretendedWorker, number: int, node: bytes, inputs: Iterable[Any]) -> Report:
+        """Do what a worker does for a task, and say what it would."""
         assert worker.ranges is not None
         begin = time.thread_time()
-        value = decode(job.node.payload)(dict.fromkeys(key for key, _ in job.inputs))
+        value = decode(node)(dict.fromkeys(key for key, _ in inputs))
         payload, _ = encode(value.nbytes, lambda _memory, _owner: None)
         cost = time.thread_time() - begin
         extents = (worker.ranges.take(value.nbytes),) if value.nbytes else ()
-        seconds = value.seconds + self._cost_of_task(cost)
-        report = Report(job.number, Shipped(payload, extents), seconds=seconds, taken=value.nbytes)
         worker.worked += value.seconds
-        heappush(self._events, (at + seconds, next(self._numbers), number, report))
+        seconds = value.seconds + self._cost_of_task(cost)
+        return Report(number, Shipped(payload, extents), seconds=seconds, taken=value.nbytes)
 
     def _cost_of_task(self, cost: float) -> float:
         """Give the median of what was measured: a virtual clock must not depend on a single pause."""
@@ -235,7 +253,7 @@ class PretendedPool:
             self._task_costs.sort()
         return self._task_costs[len(self._task_costs) // 2]
 
-    def _end(self, number: int, worker: PretendedWorker, report: Report, at: float) -> None:
+    def _end(self, number: int, worker: PretendedWorker, report: Report | BatchReport, at: float) -> None:
         worker.reports.append(report)
         if not worker.jobs or at - worker.sent_at > PAUSE:
             self._send_reports(number, worker, at)
@@ -247,6 +265,12 @@ class PretendedPool:
             heappush(self._events, (at + LATENCY, next(self._numbers), number, packed))
             worker.reports = []
             worker.sent_at = at
+
+
+def payload_of(report: Report) -> bytes:
+    """Get what a worker sends of a result that lies nowhere else."""
+    assert report.result is not None
+    return report.result.payload
 
 
 def cost_of_message() -> float:

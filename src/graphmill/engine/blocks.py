@@ -222,8 +222,8 @@ class Blocks:
     def _may_stay_warm(self, block: BlockId, length: int) -> bool:
         """Tell whether a range keeps its pages that nobody needs.
 
-        A page that was there when most was needed costs nothing that was not spent before, and a new one costs
-        ten times as much as its use. Only workers give pages back when they have nothing to do.
+        A page that was there when most was needed takes no more memory than was taken before, and a new one
+        costs ten times as much as its use. Only workers give pages back when they have nothing to do.
         """
         spare = self.warm_limit
         if spare and block.arena in self._of_workers:

@@ -676,6 +676,8 @@ class Engine:
 
     def read(self, value: Encoded) -> Any:
         """Make the value that an encoded one stands for, over the blocks that it lies in."""
+        if not value.extents:
+            return decode(value.payload)
         with self.access():
             buffers = [self._reader.view(extent) for extent in value.extents]
             for extent in value.extents:

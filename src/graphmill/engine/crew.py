@@ -25,7 +25,17 @@ from graphmill.memory.leftovers import own_name
 from graphmill.memory.segments import SHARED_MEMORY
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
-from graphmill.workers.work import Begin, Freed, Job, Report, Rested, Shipped, Work
+from graphmill.workers.work import (
+    Batch,
+    BatchReport,
+    Begin,
+    Freed,
+    Job,
+    Report,
+    Rested,
+    Shipped,
+    Work,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +48,11 @@ class Client(Protocol):
 
     #: Whether its jobs are not to be begun any more.
     cancelled: bool
+    #: How many workers may have jobs of it at once.
+    workers: int
 
-    def on_report(self, flight: Flight, report: Report, worker: int) -> None:
-        """Take in what became of a job."""
+    def on_report(self, flight: Flight, report: Report | BatchReport, worker: int) -> None:
+        """Take in what became of a job, or of a batch."""
 
     def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
         """Take in that a worker died while it ran a job."""
@@ -52,7 +64,7 @@ class Flight:
 
     #: The run that it belongs to.
     client: Client
-    job: Job
+    job: Job | Batch
     #: Functions that the worker must have.
     functions: tuple[int, ...]
     #: What functions are packed as, by number.
@@ -223,14 +235,23 @@ class Crew:
 
     def submit(self, flight: Flight) -> None:
         """Give a job to the worker that will be free first."""
-        self._give(self._next_free(), flight)
+        self._give(self._next_free(self._seats_for(flight.client)), flight)
 
-    def _next_free(self) -> _Seat:
-        for seat in self._seats:
+    def _next_free(self, seats: list[_Seat]) -> _Seat:
+        for seat in seats:
             if not seat.flights:
                 return seat  # nobody is freer, and with many workers it takes long to compare them all
         # What nobody has seen yet may last for ever: no second task that may be long while others have none.
-        return min(self._seats, key=lambda seat: (seat.long, seat.load, len(seat.flights)))
+        return min(seats, key=lambda seat: (seat.long, seat.load, len(seat.flights)))
+
+    def _seats_for(self, client: Client) -> list[_Seat]:
+        """List the workers that may get another job of a run."""
+        if client.workers >= len(self._seats):
+            return self._seats
+        at_work = set(self.busy_with(client))
+        if len(at_work) < client.workers:
+            return self._seats
+        return [seat for seat in self._seats if seat.number in at_work]
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
         self._blocks.hold(flight.extents)
@@ -298,7 +319,7 @@ class Crew:
         """Pass on what the pool told."""
         for number, message in events:
             seat = self._seats[number]
-            if type(message) is Report:
+            if type(message) is Report or type(message) is BatchReport:
                 self._on_report(seat, message)
             elif type(message) is Rested:
                 self._on_rested(seat, message)
@@ -308,17 +329,12 @@ class Crew:
                 logger.warning("worker %d says what nobody understands, so it is ended", number)
                 self.kill(number)
 
-    def _knows(self, report: Report) -> bool:
+    def _knows(self, report: Report | BatchReport) -> bool:
         """Tell whether there is all memory that a report speaks of."""
         arenas = self._arenas
-        return all(
-            extent.arena in arenas
-            for value in (report.result, report.writes)
-            if value is not None
-            for extent in value.extents
-        )
+        return all(extent.arena in arenas for value in values_in(report) for extent in value.extents)
 
-    def _on_report(self, seat: _Seat, report: Report) -> None:
+    def _on_report(self, seat: _Seat, report: Report | BatchReport) -> None:
         flight = seat.flights.get(report.number)
         if flight is None or not self._knows(report):
             logger.warning("worker %d reports what nobody has asked it for, so it is ended", seat.number)
@@ -329,9 +345,8 @@ class Crew:
         seat.since = None
         seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
         seat.long -= not flight.job.quick
-        for value in (report.result, report.writes):
-            if value is not None:
-                self._blocks.hold(value.extents)
+        for value in values_in(report):
+            self._blocks.hold(value.extents)
         for block in report.pinned:
             self._blocks.pin(block, seat.number)
         flight.client.on_report(flight, report, seat.number)
@@ -450,3 +465,15 @@ class Crew:
         """Let go of arenas, whoever needs what lies in them."""
         self._arenas.clear()
         self._numbers = None
+
+
+def values_in(report: Report | BatchReport) -> list[Shipped]:
+    """List the values that came with a report and may have buffers in shared memory."""
+    reports = report.outcomes if isinstance(report, BatchReport) else (report,)
+    return [
+        value
+        for each in reports
+        if isinstance(each, Report)
+        for value in (each.result, each.writes)
+        if value is not None and value.extents
+    ]

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphmill.diagnostics.log import Outcome, RunLog
+from graphmill.engine.batches import in_batches
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
-from graphmill.engine.crew import Crew, Flight
+from graphmill.engine.crew import Crew, Flight, values_in
 from graphmill.engine.deaths import describe, took_too_long, worker_died
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
@@ -32,7 +33,7 @@ from graphmill.engine.terms import Terms
 from graphmill.errors import EncodeError, MemoryLimitError, StaysError
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
-from graphmill.memory.block import Encoded
+from graphmill.memory.block import Encoded, Extent
 from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
 from graphmill.scheduler import Options, Selection
@@ -50,7 +51,7 @@ from graphmill.types import Key, Node, Priority
 from graphmill.workers import shipped
 from graphmill.workers.messages import Died
 from graphmill.workers.warned import warn_again
-from graphmill.workers.work import Job, Report, Shipped, Warned
+from graphmill.workers.work import Batch, BatchReport, Job, QuickTask, Report, Shipped, Warned
 
 logger = logging.getLogger("graphmill")
 
@@ -154,10 +155,14 @@ class Run:
             log.under_way = self._given
         self._released: list[tuple[Key, Any]] = []
         #: What workers reported, and was not looked at by the thread whose run it is.
-        self._arrived: deque[tuple[Flight, Report, int]] = deque()
+        self._arrived: deque[tuple[Flight, Report | BatchReport, int]] = deque()
         self._closed = False
         #: Whether its jobs are not to be begun any more.
         self.cancelled = False
+        #: How many workers may have jobs of it at once.
+        self.workers = limit
+        #: Quick tasks that are to go together.
+        self._quick: list[_Task] = []
         #: What is to be done in this process, by the thread that called `get`: the code is the user's.
         self._here: deque[_Task | _Rest] = deque()
         #: What has happened and was not told yet.
@@ -258,8 +263,7 @@ class Run:
         self._released.append((key, value))
 
     def _let_go(self, key: Key, value: Any) -> None:
-        if id(value) in self._held:
-            del self._held[id(value)]
+        if type(value) is Encoded and self._held.pop(id(value), None) is not None:
             self._engine.blocks.let_go(value)
         elif type(value) is Stored:
             self._engine.shelf.expect_no_more(value.encoded)
@@ -286,6 +290,7 @@ class Run:
                 self._given[task.key] = task.allowance
                 self._engine.limit.given += task.allowance
                 self._begin(task)
+            self._begin_quick()
             self._engine.crew.flush()
             self._room_then = self._room(stayed)
 
@@ -345,7 +350,7 @@ class Run:
         return made
 
     def _value_of(self, value: Any) -> Any:
-        return self._engine.read(value) if id(value) in self._held else resolve(value)
+        return self._engine.read(value) if type(value) is Encoded else resolve(value)
 
     def store(self, value: Any) -> Any:
         """Have a value of the run's cache kept, and get a handle; a small one is given itself."""
@@ -353,7 +358,7 @@ class Run:
         if type(value) is Stored:
             return value
         with engine.access():
-            if id(value) in self._held:
+            if type(value) is Encoded:
                 if value.extents:
                     return engine.shelf.add(Encoded(value.payload, value.extents, value.nbytes))
             else:
@@ -373,7 +378,7 @@ class Run:
         key, values = task.key, task.values
         if key in self._graph.aliases:
             value = values[self._graph.aliases[key]]
-            if id(value) in self._held:
+            if type(value) is Encoded:
                 value = self._hold(Encoded(value.payload, value.extents, value.nbytes))
             self.inbox.append(TaskFinished(key, value))
             return
@@ -383,12 +388,69 @@ class Run:
         if key in self._readers:
             self._keep_here(task, StaysError("it reads from an object that lives here"))
             return
+        if self._engine.estimates.seconds(key) < QUICK and self._terms.may_go_with_others(key):
+            self._quick.append(task)
+        else:
+            self._begin_alone(task)
+
+    def _begin_alone(self, task: _Task) -> None:
         try:
             flight = self._prepare(task)
         except EncodeError as error:
             self._keep_here(task, error)
         else:
             self._engine.crew.submit(flight)
+
+    def _begin_quick(self) -> None:
+        """Give workers the quick tasks, several at a time."""
+        tasks, self._quick = self._quick, []
+        seconds = self._engine.estimates.seconds
+        for part in in_batches(tasks, [seconds(task.key) for task in tasks], self._limit):
+            nodes, functions = self._shipper.ship_small([task.node for task in part])
+            batch: list[_Task] = []
+            packed: list[QuickTask] = []
+            extents: tuple[Extent, ...] = ()
+            for task, node in zip(part, nodes, strict=True):
+                given = None if node is None else self._inputs_of(task)
+                if node is None or given is None:
+                    self._begin_alone(task)
+                    continue
+                inputs, more, lie = given
+                batch.append(task)
+                packed.append(QuickTask(node, inputs, task.allowance))
+                functions += more
+                extents += lie
+            if batch:
+                expected = sum([seconds(task.key) for task in batch])
+                job = Batch(self._engine.numbers.next(), tuple(packed))
+                self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
+                self._engine.crew.submit(
+                    Flight(self, job, functions, self._shipper.packed, expected, extents, batch)
+                )
+
+    def _inputs_of(
+        self, task: _Task
+    ) -> tuple[tuple[tuple[Key, Shipped | bytes], ...], tuple[int, ...], tuple[Extent, ...]] | None:
+        """Get the inputs of a task as a batch has them, the functions in them, and where they lie."""
+        inputs: list[tuple[Key, Shipped | bytes]] = []
+        functions: tuple[int, ...] = ()
+        lie: tuple[Extent, ...] = ()
+        for key, value in task.values.items():
+            encoded = value
+            if type(value) is Stored and value.is_in(self._engine):
+                encoded = value.encoded
+            elif type(value) is not Encoded:
+                try:
+                    encoded, more = self._ship_data(key, value)
+                except EncodeError:
+                    return None
+                functions += more
+            if encoded.extents:
+                inputs.append((key, Shipped(encoded.payload, encoded.extents)))
+                lie += encoded.extents
+            else:
+                inputs.append((key, encoded.payload))
+        return tuple(inputs), functions, lie
 
     def _keep_here(self, task: _Task, why: BaseException) -> None:
         level = logging.DEBUG if self._said else logging.WARNING
@@ -404,7 +466,7 @@ class Run:
             encoded = value
             if type(value) is Stored and value.is_in(self._engine):
                 encoded = value.encoded
-            elif id(value) not in self._held:
+            elif type(value) is not Encoded:
                 encoded, more = self._ship_data(key, value)
                 functions += more
             inputs.append((key, Shipped(encoded.payload, encoded.extents)))
@@ -438,28 +500,50 @@ class Run:
         return found
 
     def _hold(self, value: Encoded) -> Encoded:
-        self._held[id(value)] = value
-        self._engine.blocks.keep(value)
+        if value.extents:
+            self._held[id(value)] = value
+            self._engine.blocks.keep(value)
         return value
 
     # ---- the ends of tasks
 
-    def on_report(self, flight: Flight, report: Report, worker: int) -> None:
+    def on_report(self, flight: Flight, report: Report | BatchReport, worker: int) -> None:
         """Take in what became of a job, on whatever thread; the run's own looks at it later."""
         if self._closed:
             self._drop_report(report)
         else:
             self._arrived.append((flight, report, worker))
 
-    def _drop_report(self, report: Report) -> None:
-        for value in (report.result, report.writes):
-            if value is not None:
-                self._engine.blocks.drop(value.extents)
+    def _drop_report(self, report: Report | BatchReport) -> None:
+        for value in values_in(report):
+            self._engine.blocks.drop(value.extents)
 
-    def _look_at(self, flight: Flight, report: Report, worker: int) -> None:
+    def _look_at(self, flight: Flight, report: Report | BatchReport, worker: int) -> None:
         """Turn a report into news."""
-        task, node = flight.about
-        self._shipper.forget(node)
+        if isinstance(report, BatchReport):
+            self._look_at_batch(flight, report, worker)
+        else:
+            task, node = flight.about
+            self._shipper.forget(node)
+            self._look_at_task(flight, task, report, worker)
+
+    def _look_at_batch(self, flight: Flight, batch: BatchReport, worker: int) -> None:
+        tasks: list[_Task] = flight.about
+        began, inbox, log = batch.began, self.inbox, self._log
+        for task, outcome, seconds in zip(tasks, batch.outcomes, batch.seconds, strict=False):
+            if not isinstance(outcome, bytes):
+                self._look_at_task(flight, task, outcome._replace(seconds=seconds), worker)
+                continue
+            nbytes = len(outcome)
+            inbox.append(TaskFinished(task.key, Encoded(outcome, (), nbytes), nbytes, worker, seconds, 0))
+            if log is not None:
+                log.report(task.key, Report(0, Shipped(outcome), seconds=seconds, began=began), worker)
+                began += seconds
+        if not self.cancelled:
+            for task in tasks[len(batch.outcomes) :]:
+                self._begin_alone(task)
+
+    def _look_at_task(self, flight: Flight, task: _Task, report: Report, worker: int) -> None:
         if self._log is not None:
             self._log.report(task.key, report, worker)
         if report.result is not None:
@@ -486,6 +570,12 @@ class Run:
 
     def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
         """Take in that a worker died while it ran a job."""
+        if isinstance(flight.job, Batch):
+            # Whichever it was that the worker died of: run by itself, it shows.
+            if not self.cancelled:
+                for task in flight.about:
+                    self._begin_alone(task)
+            return
         task, node = flight.about
         self._shipper.forget(node)
         if self._log is not None:

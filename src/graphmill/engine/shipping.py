@@ -7,17 +7,21 @@ stand-ins, and locks that Dask knows by a token by locks between processes.
 
 from __future__ import annotations
 
+import io
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Protocol
+
+import numpy as np
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.futures import Future
 from graphmill.engine.stored import Stored
 from graphmill.errors import EncodeError
 from graphmill.memory.block import BlockId, Encoded, Extent
-from graphmill.memory.codec import PLACED, encode
+from graphmill.memory.codec import PAYLOAD_LIMIT, PLACED, THRESHOLD, encode
 from graphmill.memory.heap import Heap
 from graphmill.memory.reducers import PROTOCOL, Buffers, Pickler, Sink
 from graphmill.workers import shipped
@@ -137,6 +141,40 @@ class Shipper:
         self._referring[id(packed)] = self._references
         self.blocks.hold(self._references)
         return packed, tuple(self._referred)
+
+    def ship_small(self, values: Iterable[Any]) -> tuple[list[bytes | None], tuple[int, ...]]:
+        """Pack nodes of the graph that have no large buffers, each by itself.
+
+        Returns
+        -------
+        list of bytes or None
+            Each as `decode` takes it; None where a node has large buffers, refers to values in shared memory,
+            or cannot be pickled: `ship` does the one, and says why of the other.
+        tuple of int
+            Numbers of those in `packed` that a worker must have before it can read them.
+        """
+        self._referred.clear()
+        self._references = []
+        sink, buffers = io.BytesIO(), Buffers(THRESHOLD)
+        pickler = self._task_pickler(sink, buffers)
+        found: list[bytes | None] = []
+        for value in values:
+            sink.seek(0)
+            sink.truncate()
+            try:
+                pickler.dump(value)
+            except Exception:  # noqa: BLE001 - `ship` meets it again, and names it
+                found.append(None)
+            else:
+                is_small = not (buffers.found or self._references) and sink.tell() < PAYLOAD_LIMIT
+                found.append(sink.getvalue() if is_small else None)
+            if found[-1] is None:  # what it has left behind is not the next one's
+                self._references = []
+                buffers = Buffers(THRESHOLD)
+                pickler = self._task_pickler(sink, buffers)
+            else:
+                pickler.clear_memo()  # tasks may change what their nodes hold
+        return found, tuple(self._referred)
 
     def forget(self, value: Encoded) -> None:
         """Let go of the buffers of a value that nothing else shares; the others may be wanted again."""
@@ -260,18 +298,26 @@ class TaskPickler(Pickler):
         self._shipper = shipper
         self._once = once
         self._lock_class = _lock_class()
+        #: Types whose values pickle takes apart by itself, and functions and classes that can be imported, by
+        #: identity: to find that out takes longer than all the rest.
+        self._plain: set[type] = set()
+        self._importable: dict[int, object] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """Take an object apart; called for each that is not of a simple builtin type."""
+        kind = type(obj)
         stand_ins = self._shipper.stand_ins
         if stand_ins and id(obj) in stand_ins:
             return stand_ins[id(obj)]
-        kind = type(obj)
+        if kind in self._plain or id(obj) in self._importable:
+            return NotImplemented
         if kind is Stored or kind is Future:
             return self._shipper.refer(obj)
         if isinstance(obj, self._lock_class):
             return _reduce_lock(obj)
         if kind is not FunctionType and not isinstance(obj, type):
+            if not isinstance(obj, np.ndarray):
+                self._plain.add(kind)
             return super().reducer_override(obj)
         if self._once and self._shipper.knows(obj):
             return shipped.function, (self._shipper.number_of(obj),)  # taken apart once: that is slow
@@ -279,6 +325,8 @@ class TaskPickler(Pickler):
         reduced = self.by_value(obj) if here_only else super().reducer_override(obj)
         if self._once and reduced is not NotImplemented:
             return shipped.function, (self._shipper.number_of(obj),)
+        if reduced is NotImplemented:
+            self._importable[id(obj)] = obj
         return reduced
 
 

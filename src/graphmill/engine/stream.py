@@ -9,6 +9,7 @@ Knows the engine's parts as a run does. Must not know graphs.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,7 +35,7 @@ from graphmill.tracebacks import decode_exception
 from graphmill.workers.calls import Call
 from graphmill.workers.messages import Died
 from graphmill.workers.warned import warn_again
-from graphmill.workers.work import Job, Report, Shipped, Warned
+from graphmill.workers.work import BatchReport, Job, Report, Shipped, Warned
 
 #: Seconds for which the thread waits for another call before it ends.
 LINGER = 0.05
@@ -84,9 +85,12 @@ class Group:
     stream: Stream
     #: Whether its calls are not to be begun any more.
     cancelled: bool = False
+    #: How many workers may have its calls at once: any number.
+    workers: int = sys.maxsize
 
-    def on_report(self, flight: Flight, report: Report, worker: int) -> None:  # noqa: ARG002 - for runs
+    def on_report(self, flight: Flight, report: Report | BatchReport, worker: int) -> None:  # noqa: ARG002 - for runs
         """Take in what became of a call."""
+        assert type(report) is Report  # calls go one by one
         self.stream.take_in(flight, report)
 
     def on_lost(self, flight: Flight, died: Died, worker: int) -> None:  # noqa: ARG002 - the same

@@ -66,6 +66,10 @@ class Terms:
         """Tell after how many deaths a task is given up."""
         return self.retries_of.get(key, self.retries) + 1
 
+    def may_go_with_others(self, key: Key) -> bool:
+        """Tell whether a task may share a report: nobody times it then, and it may run again for others."""
+        return self.limit(key) is None and self.deaths(key) > 1
+
 
 def _said(dsk: Any, graph: Mapping[Key, Any], name: str) -> dict[Key, Any]:
     """Collect what annotations of one name say, by key."""

@@ -18,7 +18,7 @@ QUICK = 0.001
 #: Seconds of work that each worker is given ahead, so that it need not wait for the next message.
 AHEAD = 0.002
 #: The least share of a worker that a task takes: the inverse of how many it may have at hand.
-_LEAST_SHARE = 1 / 64
+_LEAST_SHARE = 1 / 512
 #: Kinds that are remembered.
 _KINDS = 10_000
 #: How much the last task of a kind counts.

@@ -39,6 +39,30 @@ class Job(NamedTuple):
     allowance: int | None = None
 
 
+class QuickTask(NamedTuple):
+    """A task of a batch."""
+
+    #: The node of the graph, pickled; it has no large buffers.
+    node: bytes
+    #: Its inputs, by key; those without large buffers as their payload alone.
+    inputs: tuple[tuple[Key, Shipped | bytes], ...]
+    #: The most bytes that it may take besides its inputs.
+    allowance: int
+
+
+class Batch(NamedTuple):
+    """Quick tasks, to be run one after the other, and reported together."""
+
+    #: Its number, never used again; jobs have other ones.
+    number: int
+    tasks: tuple[QuickTask, ...]
+
+    @property
+    def quick(self) -> bool:
+        """It is known to be over soon."""
+        return True
+
+
 class Freed(NamedTuple):
     """A range of the worker's own arenas that nobody needs any more."""
 
@@ -83,7 +107,7 @@ class Work(NamedTuple):
     #: Jobs not to begin.
     cancelled: tuple[int, ...] = ()
     #: What to run, in this order.
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[Job | Batch, ...] = ()
 
 
 # ---- from a worker to the engine
@@ -138,3 +162,22 @@ class Report(NamedTuple):
     unpinned: tuple[BlockId, ...] = ()
     #: Warnings that were given meanwhile.
     warned: tuple[Warned, ...] = ()
+
+
+class BatchReport(NamedTuple):
+    """What became of a batch."""
+
+    #: Its number.
+    number: int
+    #: What became of each task, in their order: the payload of a result without large buffers, where nothing
+    #: else is to be told, or a report. Tasks that are missing at the end were not begun.
+    outcomes: tuple[bytes | Report, ...] = ()
+    #: How long each took, in seconds.
+    seconds: tuple[float, ...] = ()
+    #: When the first began, by the worker's performance counter, in seconds.
+    began: float = 0.0
+    #: Bytes of its arenas' pages that the worker keeps for the next job.
+    warm: int = 0
+    #: Blocks that the worker now looks at beyond its jobs, and no more.
+    pinned: tuple[BlockId, ...] = ()
+    unpinned: tuple[BlockId, ...] = ()

@@ -31,7 +31,17 @@ from graphmill.tracebacks import encode_exception
 from graphmill.workers import shipped
 from graphmill.workers.child import WorkerChannel
 from graphmill.workers.warned import WarningLog
-from graphmill.workers.work import Begin, Job, Report, Rested, Shipped, Work
+from graphmill.workers.work import (
+    Batch,
+    BatchReport,
+    Begin,
+    Job,
+    QuickTask,
+    Report,
+    Rested,
+    Shipped,
+    Work,
+)
 
 #: Where nothing is to be kept, the C library is asked to give back what is free once the process has
 #: grown by so many bytes.
@@ -74,9 +84,9 @@ class Worker:
         #: Made when the arenas are known.
         self._heap: Heap | None = None
         self._handler: NumpyHandler | None = None
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job | Batch] = deque()
         self._cancelled: set[int] = set()
-        self._reports: list[Report] = []
+        self._reports: list[Report | BatchReport] = []
         #: Whether the last job was interrupted, so that others may be cancelled.
         self._interrupted = False
         #: Blocks that the engine was told of as looked at.
@@ -107,7 +117,8 @@ class Worker:
                 job = self._jobs.popleft()
                 if not job.quick:
                     self._send_reports()
-                self._reports.append(self._finish_job(job))
+                finish: Any = self._finish_batch if type(job) is Batch else self._finish_job
+                self._reports.append(finish(job))
                 now = time.perf_counter()
                 if now - sent > _PAUSE or not self._jobs:
                     self._send_reports()
@@ -185,27 +196,61 @@ class Worker:
             return Report(job.number, None)
         begin = time.perf_counter()
         report = self._run_job(job)
-        blocks = {extent.id for extent in _extents_of(job)}
-        for block in blocks:
-            self._reader.drop_dirty(block)
+        if not job.quick:
+            report = report._replace(taken=report.taken + self._count_private())
+        pinned, unpinned = self._tidy()
+        return report._replace(
+            began=begin,
+            seconds=time.perf_counter() - begin,
+            pinned=pinned,
+            unpinned=unpinned,
+            warm=0 if self._heap is None else self._heap.usage().warm,
+            warned=self._warnings.take(),
+        )
+
+    def _finish_batch(self, batch: Batch) -> BatchReport:
+        """Run quick tasks, and say what became of them; nothing of them is left behind."""
+        if batch.number in self._cancelled:
+            self._cancelled.discard(batch.number)
+            return BatchReport(batch.number)
+        outcomes: list[bytes | Report] = []
+        seconds: list[float] = []
+        first = end = time.perf_counter()
+        for task in batch.tasks:
+            begin = end
+            outcome = self._run_quick(batch.number, task)
+            end = time.perf_counter()
+            outcomes.append(outcome if isinstance(outcome, bytes) else outcome._replace(began=begin))
+            seconds.append(end - begin)
+            if self._interrupted:
+                break
+        pinned, unpinned = self._tidy()
+        warm = 0 if self._heap is None else self._heap.usage().warm
+        return BatchReport(batch.number, tuple(outcomes), tuple(seconds), first, warm, pinned, unpinned)
+
+    def _run_quick(self, number: int, task: QuickTask) -> bytes | Report:
+        """Run a task of a batch; give the payload of its result if that is all there is to tell."""
+        inputs = tuple(
+            [(key, Shipped(value) if isinstance(value, bytes) else value) for key, value in task.inputs]
+        )
+        report = self._run_job(Job(number, Shipped(task.node), inputs, quick=True, allowance=task.allowance))
+        warned = self._warnings.take()
+        result = report.result
+        if result is not None and not (result.extents or report.writes or report.taken or warned):
+            return result.payload
+        return report._replace(warned=warned) if warned else report
+
+    def _tidy(self) -> tuple[tuple[BlockId, ...], tuple[BlockId, ...]]:
+        """See that memory is in order after a job, and find what is looked at now, and what no more."""
         alive = self._reader.alive()
         pinned, unpinned = alive - self._pinned, self._pinned - alive
         if pinned or unpinned:
             self._pinned = alive
-        if not job.quick:
-            report = report._replace(taken=report.taken + self._count_private())
         self._keep_to_limit()
         failure = None if self._handler is None else self._handler.take_failure()
         if failure is not None:
             raise failure  # the heap may be in disorder: the worker ends, and another takes its place
-        return report._replace(
-            began=begin,
-            seconds=time.perf_counter() - begin,
-            pinned=tuple(pinned),
-            unpinned=tuple(unpinned),
-            warm=0 if self._heap is None else self._heap.usage().warm,
-            warned=self._warnings.take(),
-        )
+        return tuple(pinned), tuple(unpinned)
 
     def _run_job(self, job: Job) -> Report:
         """Run a job within its allowance."""
@@ -213,6 +258,8 @@ class Worker:
         assert heap is not None  # jobs come with the arenas, or after them
         heap.begin(job.allowance)
         report = self._try_job(job, heap)
+        for extent in _extents_of(job):
+            self._reader.drop_dirty(extent.id)
         if report.error is not None and heap.refused:
             return report._replace(refused=heap.refused)
         return report._replace(taken=heap.taken, copied=heap.copied)
