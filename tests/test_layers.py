@@ -35,6 +35,7 @@ LAYERS = (
     ("diagnostics",),
     ("engine",),
     ("executor",),
+    ("distributed",),
     ("cli",),
     ("__main__",),
 )

@@ -162,7 +162,21 @@ class Executor(concurrent.futures.Executor):
         """
         return self._submit([(function, args, kwargs)])[0]
 
-    def _submit(self, calls: Iterable[_Wanted]) -> list[Future]:
+    def submit_named(self, key: Any, name: str, function: Callable[..., Any], /, *args: Any) -> Future:
+        """Do the same for a call that errors name, and of whose kind there are others, as of a graph's task.
+
+        Parameters
+        ----------
+        key
+            As of a task: calls whose keys begin alike are taken to last and to take alike.
+        name
+            What errors call it.
+        function, *args
+            As for `submit`.
+        """
+        return self._submit([(function, args, {})], key, name)[0]
+
+    def _submit(self, calls: Iterable[_Wanted], key: Any = None, name: str = "") -> list[Future]:
         if os.getpid() != self._pid:
             raise EngineClosed("The executor belongs to the process that this one was forked from")
         pending = self._pending
@@ -179,7 +193,7 @@ class Executor(concurrent.futures.Executor):
                 if self._group is None:
                     _call_here(call, future)
                 else:
-                    orders.append(Order(self._group, call, future))
+                    orders.append(Order(self._group, call, future, key, name))
                     pending.futures.add(future)
         for order in orders:
             order.future.add_done_callback(pending.end)

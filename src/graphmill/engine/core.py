@@ -429,6 +429,38 @@ class Engine:
             )
         recorder.report(path, self)
 
+    def start(self) -> None:
+        """Start the workers, which the first computation does otherwise.
+
+        Raises
+        ------
+        EngineClosed
+            If it is closed.
+        PoolError
+            If processes cannot be started here.
+        """
+        self._start()
+
+    def bytes_taken(self) -> int:
+        """Tell how much memory all of it takes, in bytes, by a look not long ago; 0 once it is closed."""
+        if self._closed or not self._started:
+            return 0
+        with self.access():
+            self.limit.look()
+            return self.limit.private + self.blocks.occupied()
+
+    def store(self, value: Any) -> Any:
+        """Put a value into shared memory; once its handle is collected, it is gone.
+
+        Returns
+        -------
+        object
+            A handle, which tasks and calls are given by reference; or the value itself, if nothing large is
+            in it, or if it cannot be pickled.
+        """
+        with self.begin(), self.access():
+            return self.packer.store(value)
+
     # ---- running graphs
 
     def get(

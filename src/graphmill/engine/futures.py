@@ -24,6 +24,10 @@ class Future(concurrent.futures.Future[Any]):
         super().__init__()
         #: The result, if it lies in shared memory.
         self.stored: Stored | None = None
+        #: Whether its call was given to a worker.
+        self.sent = False
+        #: Whether no worker could read the call, so that it has not begun.
+        self.stays = False
         self._opening = threading.Lock()
         self._opened: list[Any] = []
 

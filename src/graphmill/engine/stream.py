@@ -105,8 +105,10 @@ class Order:
     group: Group
     call: Call
     future: Future
-    #: Stands for its kind where times and sizes are learned.
-    key: tuple[str, int] = ("", 0)
+    #: Tells its kind, by which times and sizes are learned: as the key of a task.
+    key: Any = None
+    #: What errors call it.
+    name: str = ""
     #: The call as it is sent, once it is packed.
     packed: Encoded | None = None
     #: Bytes that it may take, and those that it is known to need.
@@ -285,19 +287,21 @@ class Stream:
         """Pack a call; False if it is not to be begun, now or ever."""
         if order.packed is not None:
             return True
-        function = order.call.function
-        name = getattr(function, "__qualname__", type(function).__qualname__)
+        if order.key is None:
+            function = order.call.function
+            name = getattr(function, "__qualname__", type(function).__qualname__)
+            order.key = f"{getattr(function, '__module__', None)}.{name}", self._engine.numbers.next()
+            order.name = order.name or f"a call of {order.key[0]}"
         try:
-            packed = self._engine.packer.pack(order.call, f"the call of {name}")
+            packed = self._engine.packer.pack(order.call, order.name)
         except BaseException as error:  # noqa: BLE001 - it is the caller's code that was called
             if not isinstance(error, Exception):
-                error = EncodeError(f"{name} and its arguments cannot be pickled: {error!r} was raised")
+                error = EncodeError(f"{order.name} cannot be pickled: {error!r} was raised")
             packed = Obstacle(None, error)
         if isinstance(packed, Obstacle):
             self._put_off(order, packed, ends)
             return False
         order.packed = packed
-        order.key = f"{getattr(function, '__module__', None)}.{name}", self._engine.numbers.next()
         return True
 
     def _put_off(self, order: Order, obstacle: Obstacle, ends: list[_End]) -> None:
@@ -328,7 +332,7 @@ class Stream:
         if not order.begun and not order.future.set_running_or_notify_cancel():
             self._forget(order)
             return
-        order.begun = True
+        order.begun = order.future.sent = True
         order.given = given
         engine.limit.given += given
         number = engine.numbers.next()
@@ -358,6 +362,7 @@ class Stream:
     def _on_end(self, order: Order, report: Report, ends: list[_End]) -> None:
         if report.writes is not None:
             self._engine.blocks.drop(report.writes.extents)
+        order.future.stays = report.stays
         if report.result is None:
             end = self._stopped(order) if order.group.cancelled or report.error is None else None
             ends.append(end or _End(order.future, _raising_packed(report.error or b""), report.warned))
@@ -382,7 +387,7 @@ class Stream:
             self._queue.appendleft(order)
             return
         error = MemoryLimitError(
-            f"A call of {order.key[0]} needs {megabytes(report.refused)} or more besides its arguments. All "
+            f"{order.name} needs {megabytes(report.refused)} or more besides its arguments. All "
             f"that it could have is {megabytes(limit.capacity)}: the memory limit is "
             f"{megabytes(limit.nbytes)}, and processes take {megabytes(limit.private)} of it. Pass smaller "
             "arrays, or choose a larger memory_limit."
@@ -396,7 +401,7 @@ class Stream:
             ends.append(self._stopped(order))
         elif order.losses > self._engine.retries:
             error = FutureLost(
-                f"A worker died while it ran a call of {order.key[0]} ({describe(died)}); "
+                f"A worker died while it ran {order.name} ({describe(died)}); "
                 f"it was run {order.losses} times. {died_of(died)}"
             )
             ends.append(_End(order.future, _raising(error)))
