@@ -47,7 +47,7 @@ if __name__ == "__main__":
 """
 WHAT_IT_SAYS = "80000.0\nFalse\nTrue\nmain ['--year', '2024', '--workers', '9']\n"
 SUMMARY = re.compile(
-    r"graphmill: \d.* m?s, (\d+) tasks, peak memory \d.* of \d.*B, \d.* spilled\n", re.MULTILINE
+    r"graphmill: \d.* m?s, (\d+) tasks?, peak memory \d.* of \d.*B, \d.* spilled\n", re.MULTILINE
 )
 
 #: Tells what a program sees of how it was started.
@@ -236,6 +236,7 @@ print(float(((x - x.mean(axis=0)) ** 2).sum().compute()) > 0)
         name = script("import dask\ndask.delayed(abs)(-1).compute()\nraise SystemExit(4)")
         ended = command("run", "--report", "r.html", "--trace", "t.json", name)
         assert ended.code == 4
+        assert SUMMARY.fullmatch(ended.err)[1] == "1"
         assert "<html" in (tmp_path / "r.html").read_text()[:2000].lower()
         assert json.loads((tmp_path / "t.json").read_text())
 

@@ -225,7 +225,7 @@ class Summary:
             if only_ended and log.ended is None:
                 left.append(log)
                 continue
-            self._tasks += sum(tally.count for tally in list(log.tallies.values()))
+            self._tasks += sum(tally.count for tally in list(log.count().values()))
             self._spilled += sum(move.nbytes for move in list(log.moves))
         self._logs = left
 
