@@ -192,8 +192,8 @@ def test_ctrl_c_in_a_plain_program_shows_one_traceback(program, more):
 def test_an_engine_is_closed_though_ctrl_c_comes_meanwhile(monkeypatch):
     close = Pool.close
 
-    def interrupted(pool):
-        close(pool)
+    def interrupted(pool, *args):
+        close(pool, *args)
         signal.raise_signal(signal.SIGINT)
 
     engine = Engine(1)

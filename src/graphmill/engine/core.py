@@ -318,7 +318,7 @@ class Engine:
             deadline = time.monotonic() + PULSE
             while self._polling and time.monotonic() < deadline:
                 self._condition.wait(0.1)
-            self.pool.close()
+            self.pool.close(self._resources.close)
             if self._started:
                 _peaks.append((self.limit.peak, self.limit.nbytes))
                 _peaks[:] = [max(_peaks)]

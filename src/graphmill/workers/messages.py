@@ -107,6 +107,11 @@ class Unguard:
 
 
 @dataclass(frozen=True, slots=True)
+class EndWorkers:
+    """End all workers, and say so; guard what is guarded until the goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
 class Goodbye:
     """End, with all workers; the parent has removed its files itself."""
 
@@ -166,6 +171,11 @@ class NotForked:
     worker: int
     #: What the system said.
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllEnded:
+    """No worker is left, as was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 from weakref import WeakSet
@@ -189,10 +189,16 @@ class Pool:
             for worker in self._workers:
                 self._supervisor.start_worker(worker)
 
-    def close(self) -> None:
+    def close(self, meanwhile: Callable[[], object] = list) -> None:
         """End all workers, whatever they do, and let go of everything; may be called again.
 
         It takes as long as processes need to end, and no longer than `template_handle.CLOSE_LIMIT` and some.
+
+        Parameters
+        ----------
+        meanwhile : callable, optional
+            Removes what is guarded: called once no worker is left, and while somebody still does it if this
+            process is killed. Not called if the pool was never started.
         """
         if self._closed:
             return
@@ -206,7 +212,7 @@ class Pool:
             _open_pools.discard(self)
             for worker in self._workers:
                 self._supervisor.forget(worker)
-            self._template.end()
+            self._template.end(meanwhile)
             self._close_descriptors()
             self._supervisor.events.clear()
 

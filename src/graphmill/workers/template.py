@@ -32,6 +32,8 @@ from graphmill.workers import leftovers
 from graphmill.workers.channel import DescriptorChannel
 from graphmill.workers.child import FAILURE, Child, Serve, flush_output, lead_group
 from graphmill.workers.messages import (
+    AllEnded,
+    EndWorkers,
     Exited,
     Failed,
     Fork,
@@ -222,6 +224,9 @@ class Template:
                 self._guarded.difference_update(message.paths)
             case Prepare():
                 self._prepare(message)
+            case EndWorkers():
+                self._end_workers(GRACE)
+                self._control.send(AllEnded())
             case Goodbye():
                 self._end(GRACE)
             case _:
@@ -342,8 +347,12 @@ class Template:
     # ---- the end
 
     def _end(self, grace: float) -> None:
-        """End all workers, by force after some seconds."""
+        """End, with all workers."""
         self._over = True
+        self._end_workers(grace)
+
+    def _end_workers(self, grace: float) -> None:
+        """End all workers, by force after some seconds."""
         self._reap_until(time.monotonic() + grace)
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)

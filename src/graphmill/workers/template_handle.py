@@ -13,14 +13,24 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from graphmill.errors import ChannelClosed, PoolError
 from graphmill.workers import launch
 from graphmill.workers.channel import PollChannel
 from graphmill.workers.descriptors import STDERR, STDOUT, is_standard, socket_pair
-from graphmill.workers.messages import Goodbye, Guard, Importing, Place, Prepare, Ready, Spoilt
+from graphmill.workers.messages import (
+    AllEnded,
+    EndWorkers,
+    Goodbye,
+    Guard,
+    Importing,
+    Place,
+    Prepare,
+    Ready,
+    Spoilt,
+)
 from graphmill.workers.preload import Preloads
 
 logger = logging.getLogger(__name__)
@@ -217,17 +227,34 @@ class TemplateHandle:
             self._process.kill()
             self.start_deadline = now + START_LIMIT
 
-    def end(self) -> None:
-        """Have it end, with all workers, and wait for that; whatever it says is of no interest any more."""
-        self.send(Goodbye())
+    def end(self, meanwhile: Callable[[], object]) -> None:
+        """Have it end, with all workers, and wait for that; whatever else it says is of no interest any more.
+
+        Parameters
+        ----------
+        meanwhile
+            Called once there are no workers any more, while the template still guards what there is to guard.
+        """
         deadline = time.monotonic() + CLOSE_LIMIT
+        self.send(EndWorkers())
+        self._wait_for(AllEnded, deadline)
+        try:
+            meanwhile()
+        finally:
+            self.send(Goodbye())
+            self._wait_for(None, deadline)
+            self.let_go()
+
+    def _wait_for(self, answer: type | None, deadline: float) -> None:
+        """Wait for a message of a kind, or for the channel's end."""
         channel = self.channel
         while channel is not None and not channel.ended and (left := deadline - time.monotonic()) > 0:
             self._watch(channel)
-            if any(key.fileobj is channel for key, _ in self._registry().select(left)):
-                channel.flush()
-                channel.receive()
-        self.let_go()
+            if not any(key.fileobj is channel for key, _ in self._registry().select(left)):
+                continue
+            channel.flush()
+            if any(type(message) is answer for message in channel.receive()) or channel.lost:
+                return
 
     def died(self) -> None:
         """Let go of it after its channel's end."""
