@@ -35,7 +35,7 @@ from graphmill.engine.requirements import (
     temporary_folder,
     usable_folder,
 )
-from graphmill.engine.run import Run
+from graphmill.engine.run import Run, megabytes
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf, Stored
@@ -210,6 +210,8 @@ class Engine:
                     raise PoolError(f"The engine cannot be started: {error}. {LIMITS}") from error
                 raise
             self._started = True
+            limit = megabytes(self._memory_limit)
+            logger.info("engine started: %d workers, a memory limit of %s", self.num_workers, limit)
 
     def _make_ready(self) -> None:
         """Make all that an engine has; first what removes it, since a program may be killed at any time."""
@@ -283,6 +285,7 @@ class Engine:
         self.pool.guard(self.spill_folder.absolute() / name)  # before it is there
         file = SpillFile(self.spill_folder, self.crew.new_number(), self._spill_limit, name)
         self.crew.add_arena(file.arena)
+        logger.info("memory is short: blocks move to disk, to %s", file.folder)
         return file
 
     def _forget_arena(self, number: int) -> None:
@@ -323,6 +326,8 @@ class Engine:
                 _peaks.append((self.limit.peak, self.limit.nbytes))
                 _peaks[:] = [max(_peaks)]
             self._resources.close()
+            if self._started:
+                logger.info("engine closed")
             self._condition.notify_all()
         if self._own_recorder is not None:
             self._own_recorder.close()

@@ -611,7 +611,8 @@ class Run:
             if rest.writes is not None:
                 self._write(rest.writes)
         except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
-            outcome = error
+            # A filter that makes errors of warnings must not hide what the task itself has raised.
+            outcome = outcome if isinstance(outcome, BaseException) else error
         if isinstance(outcome, BaseException):
             self.inbox.append(_failed(rest.key, outcome))
         else:
