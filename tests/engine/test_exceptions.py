@@ -59,7 +59,7 @@ def several(_):
 
 def chained(_):
     try:
-        raise ZeroDivisionError("first")
+        1 / 0  # noqa: B018 - raises
     except ZeroDivisionError as error:
         raise ValueError("then") from error
 

@@ -210,7 +210,7 @@ class Engine:
                     raise PoolError(f"The engine cannot be started: {error}. {LIMITS}") from error
                 raise
             self._started = True
-            limit = megabytes(self._memory_limit)
+            limit = megabytes(self.memory_limit)
             logger.info("engine started: %d workers, a memory limit of %s", self.num_workers, limit)
 
     def _make_ready(self) -> None:
