@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import hypothesis.extra.numpy as npst
 import numpy as np
@@ -612,6 +612,33 @@ def test_classes_by_value_have_their_slots(slots):
         assert there.value() == 8
 
 
+def test_named_tuples_and_generic_classes_by_value():
+    class Pair(NamedTuple):
+        a: int
+        b: int
+
+    class Box(Generic[T]):
+        __slots__ = ("a",)
+
+    box = Box()
+    box.a = 3
+    payload, _ = encode((Pair(1, 2), box), None)
+    run = subprocess.run([sys.executable, "-c", BACK], input=payload, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    pair, box = decode(run.stdout)
+    assert pair == Pair(1, 2)
+    assert type(pair) is Pair
+    assert type(box) is Box
+    assert box.a == 3
+
+
+T = TypeVar("T")
+BACK = """
+import sys
+from graphmill.memory.codec import decode, encode
+
+sys.stdout.buffer.write(encode(decode(sys.stdin.buffer.read()), None)[0])
+"""
 SLOTS = """
 import sys
 from graphmill.memory.codec import decode, encode

@@ -139,6 +139,8 @@ def _with_slots(obj: Any, reduced: Any) -> Any:
     slots = obj.__dict__.get("__slots__")
     if reduced is NotImplemented or slots is None or reduced[0] is not _make_class:
         return reduced
+    if issubclass(obj, tuple):
+        return reduced  # can have none but the empty ones, which `NamedTuple` does not want to be told
     make, (meta, name, bases, namespace, *rest), *more = reduced
     return make, (meta, name, bases, {**namespace, "__slots__": slots}, *rest), *more
 
