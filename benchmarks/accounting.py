@@ -1,7 +1,7 @@
 """What it costs to keep account of memory where no limit is reached.
 
-Two engines in one process, one of which keeps no account, take turns on the same graphs; what counts is the
-median over pairs of runs, so that a busy machine slows both.
+One engine runs the same graphs in turn with accounts and without: then processes are not looked at, and the
+scheduler is told of no limit. What counts is the median over pairs of runs, so that a busy machine slows both.
 
     python -m benchmarks.accounting
 """
@@ -9,38 +9,53 @@ median over pairs of runs, so that a busy machine slows both.
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import dask.array
 
 from graphmill import Engine
+from graphmill.engine.limit import Limit
+from graphmill.engine.run import Run
 
 da: Any = dask.array
 
-#: What switches it off in `Engine`.
-SWITCH = "accounting"
-PAIRS = 9
+PAIRS = 15
 
 
 def accounting_costs(workers: int, pairs: int = PAIRS) -> Iterator[tuple[str, float]]:
-    """Give what is run, and by which share it takes longer with accounts than without.
-
-    Gives nothing where engines have no such switch.
-    """
-    if SWITCH not in inspect.signature(Engine).parameters:
-        return
-    make: Any = Engine
-    with ExitStack() as stack:
-        on, off = (stack.enter_context(make(workers, **{SWITCH: kept})) for kept in (True, False))
+    """Give what is run, and by which share it takes longer with accounts than without."""
+    with Engine(workers) as engine:
         for name, run in (("blocks of 8 MB", blocks), ("tiny tasks", tiny)):
-            seconds(run, on), seconds(run, off)
-            yield name, median(seconds(run, on) / seconds(run, off) for _ in range(pairs)) - 1
+            seconds(run, engine)
+            yield name, median(pair(run, engine) for _ in range(pairs)) - 1
+
+
+def pair(run: Callable[[Any], object], engine: Engine) -> float:
+    """Compare the time of a run with accounts to those of one before and one after it without."""
+    before = without(run, engine)
+    kept = seconds(run, engine)
+    return 2 * kept / (before + without(run, engine))
+
+
+def without(run: Callable[[Any], object], engine: Engine) -> float:
+    """Time a run without accounts."""
+    with no_accounts():
+        return seconds(run, engine)
+
+
+@contextmanager
+def no_accounts() -> Iterator[None]:
+    """Have no account kept of memory."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(Limit, "look"))
+        stack.enter_context(patch.object(Run, "_room", return_value=None))
+        yield
 
 
 def seconds(run: Callable[[Any], object], engine: Any) -> float:

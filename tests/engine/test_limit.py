@@ -1,7 +1,10 @@
 """One limit to all memory of an engine: what does not fit goes to disk, what cannot fit is told."""
 
 import gc
+import os
 import re
+import subprocess
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -13,7 +16,7 @@ from graphmill import config
 from graphmill.engine import Engine
 from graphmill.engine.limit import Limit
 from graphmill.errors import ConfigError, MemoryLimitError, SpillFull
-from tests.engine.conftest import traces
+from tests.engine.conftest import SOURCE, traces
 
 MB = 1 << 20
 #: Elements of a block of 8 MB.
@@ -117,6 +120,76 @@ def test_a_full_disk_is_told_and_costs_no_engine():
         assert (use.live, use.on_disk) == (0, 0)
         small, expected = joined(3)
         assert engine.get(small, "total") == expected
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 40 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.system(f"mount -t tmpfs -o size=40m none {folder} 2>/dev/null"):
+        pytest.skip("nothing can be mounted here")
+    yield folder
+    assert os.system(f"umount {folder}") == 0
+
+
+def test_a_disk_that_is_full_in_the_middle_is_told_and_costs_no_engine(small_disk):
+    dsk, _ = joined(40)
+    small, expected = joined(16)
+    with limited(120 * MB, spill_folder=small_disk) as engine:
+        for _ in range(2):
+            with pytest.raises(SpillFull, match=r"the disk has .*spill_folder="):
+                engine.get(dsk, "total")
+            use = engine.memory()
+            assert use.spilled > 20 * MB, "some has moved before"
+            assert (use.live, use.on_disk) == (0, 0)
+        assert engine.get(small, "total") == expected, "what had moved has gone from the disk"
+    assert list(small_disk.iterdir()) == []
+
+
+LITTLE_SHARED_MEMORY = """
+import os, tempfile
+import dask.array as da
+import numpy as np
+import zarr
+from graphmill.engine import Engine
+
+with Engine(2) as engine:
+    engine.get({"x": (np.ones, 9)}, "x")
+    taken = engine.memory().private
+with Engine(2, memory_limit=taken + (250 << 20)) as engine:
+    x = da.ones((6000, 6000), chunks=(500, 6000))  # 288 MB
+    x = (x + da.arange(6000, chunks=6000)).rechunk((6000, 500))
+    assert float((x + x.T).mean().compute(scheduler=engine.get)) == 2 + 5999
+    with tempfile.TemporaryDirectory() as folder:
+        x.to_zarr(folder + "/x.zarr", compute=False).compute(scheduler=engine.get)
+        stored = da.from_zarr(folder + "/x.zarr")
+        assert float(stored.sum().compute(scheduler=engine.get)) == 6000**2 * (1 + 5999 / 2)
+    use = engine.memory()
+    assert use.peak <= 1.05 * use.limit, use
+    print(os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize >> 20, use.spilled > 0)
+"""
+
+
+def test_a_limit_holds_with_little_shared_memory():
+    command = 'mount -t tmpfs -o size=64m none /dev/shm || exit 77; exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", command, "sh", sys.executable, "-c", LITTLE_SHARED_MEMORY]
+    try:
+        ran = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env={**os.environ, "PYTHONPATH": SOURCE},
+        )
+    except FileNotFoundError:
+        pytest.skip("nothing can be mounted here")
+    if ran.returncode == 77 or "unshare" in ran.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["64", "True"]
+    assert "There are only 64 MB of shared memory here" in ran.stderr
 
 
 def test_a_limit_below_what_the_program_has():
