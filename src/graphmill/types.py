@@ -12,6 +12,9 @@ Key: TypeAlias = Hashable
 #: Static priorities: the task with the smallest number is the best one to run next.
 Priority: TypeAlias = Callable[[Key], int]
 
+#: The same, where ranks may lie between two others.
+Rank: TypeAlias = Callable[[Key], float]
+
 
 @runtime_checkable
 class Node(Protocol):

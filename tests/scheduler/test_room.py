@@ -100,7 +100,7 @@ def test_a_quick_task_takes_a_part_of_a_worker(seconds, share):
 # ---- the limit
 
 
-@dataclass(slots=True)
+@dataclass
 class World:
     """Workers with so much memory, and tasks that take what they take."""
 
@@ -145,6 +145,8 @@ class World:
                 self.on_disk.add(source)
                 self.spilled += self.outputs[source]
             elif isinstance(command, Release):
+                if command.key == "data":
+                    continue
                 source = self.source(command.key)
                 self.held[source].remove(command.key)
                 if not self.held[source]:
@@ -162,6 +164,7 @@ class World:
             assert self.on_disk | self.in_use() >= self.held.keys(), "something could have moved"
 
     def check(self):
+        self.scheduler.state.validate()
         in_use = sum(min(may, self.taken.get(key, 0)) for key, may in self.running.items())
         assert self.resident() + in_use <= self.limit or len(self.running) == 1
 
@@ -184,13 +187,15 @@ class World:
 def worlds(draw):
     layers = draw(st.integers(1, 5))
     width = draw(st.integers(1, 6))
-    dsk, aliases, outputs, taken = {}, {}, {}, {}
+    dsk, aliases, outputs, taken = {"data": 1}, {}, {}, {}
     for layer in range(layers):
         # Outputs of one layer are mostly, but not always, of one size.
         usual, scratch = draw(st.integers(1, 40)), draw(st.integers(0, 20))
         for i in range(width):
             deps = draw(st.sets(st.integers(0, width - 1), max_size=3)) if layer else set()
             dsk[layer, i] = (task, *[(layer - 1, dep) for dep in sorted(deps)])
+            if not deps and draw(st.booleans()):
+                dsk[layer, i] = (task, "data")
             if len(deps) == 1 and draw(st.booleans()):
                 aliases[layer, i] = layer - 1, *deps
                 continue
@@ -203,7 +208,10 @@ def worlds(draw):
     limit = draw(st.integers(1, 200)) * MB
     spills = draw(st.booleans())
     room = RoomChanged(limit, limit, spills)
-    options = Options(Selection.PRIORITY, estimates=Estimates(), room=room)
+    again = draw(st.sets(st.sampled_from(sorted(outputs))))
+    again = {key for key in again if graph.dependencies.get(key, {0}) <= {"data"}}
+    recompute = again.__contains__ if draw(st.booleans()) else None
+    options = Options(Selection.PRIORITY, estimates=Estimates(), room=room, recompute=recompute)
     priority = order_graph(graph, results=results).priorities.__getitem__
     scheduler = Scheduler(graph, results, priority, {}, options)
     world = World(scheduler, outputs, taken, limit, slots, spills, graph.sources())
@@ -230,10 +238,10 @@ def test_the_limit_holds_and_every_run_ends(case):
         assert world.error is None
 
 
-def make(dsk, results, *, limit, outputs, taken=None, slots=1, spills=False):
+def make(dsk, results, *, limit, outputs, taken=None, slots=1, spills=False, recompute=None):
     graph = read_graph(dsk, results)
     room = RoomChanged(limit * MB, limit * MB, spills)
-    options = Options(Selection.PRIORITY, estimates=Estimates(), room=room)
+    options = Options(Selection.PRIORITY, estimates=Estimates(), room=room, recompute=recompute)
     priority = order_graph(graph, results=results).priorities.__getitem__
     scheduler = Scheduler(graph, results, priority, {}, options)
     taken = outputs if taken is None else taken
@@ -291,6 +299,21 @@ def test_kinds_of_one_task_each_cost_no_look_at_all_the_others(monkeypatch):
         commands = scheduler.handle(TaskFinished(commands[0].key, "a value", MB, 0, 1.0, MB))
     assert scheduler.done
     assert len(looks) <= 20 * len(dsk)
+
+
+def test_what_is_better_made_again_is_let_go_once_and_then_goes_to_disk():
+    dsk = {(0, i): (task, i) for i in range(20)}
+    dsk |= {(1, 0): (task, *[(0, i) for i in range(10)]), (1, 1): (task, *[(0, i) for i in range(20)])}
+    world = make(dsk, [(1, 0), (1, 1)], limit=100, outputs=[10, 1], recompute=lambda key: key[1] % 2 == 0)
+    starts = []
+    started = world.start
+    world.start = lambda command: starts.append(command.key) or started(command)
+    run(world)
+    assert world.error is None
+    again = {key for key in starts if starts.count(key) > 1}
+    assert again
+    assert all(key[0] == 0 and key[1] % 2 == 0 and starts.count(key) == 2 for key in again)
+    assert world.spilled
 
 
 def room_with(*, free, running=()):

@@ -139,6 +139,13 @@ SETTINGS: Final[dict[str, Setting]] = {
             lambda value: type(value) in {int, float} and value > 0,
         ),
         Setting(
+            "recompute",
+            "whether chunks are read again from Zarr on disk where that is quicker than to move them to disk",
+            "true or false",
+            "true",
+            _is_bool,
+        ),
+        Setting(
             "rerun_exceptions_locally",
             "whether a task that has failed is run again in the calling process, for a debugger",
             "true or false",

@@ -13,6 +13,7 @@ Knows arenas and blocks. Must not know tasks, runs, or how messages travel, nor 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -88,6 +89,8 @@ class Blocks:
         self.high = 0
         #: Bytes of all blocks that ever moved to disk.
         self.spilled = 0
+        #: Seconds that this took.
+        self._spilling = 0.0
 
     # ---- arenas
 
@@ -249,6 +252,11 @@ class Blocks:
 
     # ---- to disk
 
+    @property
+    def spill_speed(self) -> float | None:
+        """How many bytes have moved in a second; None if nothing has."""
+        return self.spilled / self._spilling if self._spilling else None
+
     def movable(self, block: BlockId) -> bool:
         """Tell whether a block is in memory and needed by kept values only."""
         record = self._records.get(block)
@@ -284,7 +292,9 @@ class Blocks:
         if self._spill_file is None:
             self._spill_file = self._open_spill()
         record = self._records[old]
+        begin = time.perf_counter()
         new = self._spill_file.write(self._homes[old.arena].arena, old.offset, record.length)
+        self._spilling += time.perf_counter() - begin
         for value in record.values.values():
             value.extents = tuple(
                 [extent.moved(new) if extent.id == old else extent for extent in value.extents]

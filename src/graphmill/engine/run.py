@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graphmill import config
 from graphmill.diagnostics.log import Outcome, RunLog
 from graphmill.engine.batches import in_batches
 from graphmill.engine.blocks import Blocks
@@ -26,6 +27,7 @@ from graphmill.engine.deaths import describe, took_too_long, worker_died
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import take_stored
+from graphmill.engine.rereading import Rereading
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import Target, find_targets, stays
 from graphmill.engine.stored import Shelf, Stored, resolve
@@ -220,10 +222,12 @@ class Run:
                 f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.private)} "
                 "of it already: choose a larger memory_limit, or let go of arrays of this program"
             )
+        again = Rereading(graph, targets.elsewhere, estimates, self._engine.blocks)
         options = Options(
             Selection.PRIORITY,
             estimates=estimates,
             room=room,
+            recompute=again if config.get("recompute", True) else None,
             retries=self._terms.retries_of,
             lost_retries=self._terms.retries,
         )

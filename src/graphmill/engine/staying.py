@@ -79,6 +79,8 @@ class Targets:
     readers: set[Key] = field(default_factory=set)
     #: Locks that workers need, by identity: they guard what is written there.
     needed: set[int] = field(default_factory=set)
+    #: What tasks store to that lives elsewhere; None where it is not known before the run.
+    elsewhere: list[Any] = field(default_factory=list)
 
     def unneeded_locks(self) -> list[Any]:
         """List the locks that workers do without, since nothing that those guard is written there."""
@@ -95,6 +97,8 @@ def find_targets(graph: Graph) -> Targets:
             obj = access.target
             if obj is None or _travels(obj):
                 found.needed.add(id(access.lock))
+                if access.stores:
+                    found.elsewhere.append(obj)
                 continue
             target = found.objects.setdefault(id(obj), Target(obj))
             if access.lock is not None:

@@ -34,6 +34,7 @@ from graphmill.scheduler.events import (
     TaskTooBig,
 )
 from graphmill.scheduler.policy import AdmissionQueue, Ledger, ReadyQueue, Selection
+from graphmill.scheduler.recompute import Recompute
 from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import NO_TASK, Ready, ReadyStack, start_state
 from graphmill.types import Key, Priority
@@ -55,6 +56,9 @@ class Options:
     estimates: Estimates | None = None
     #: The room there is at the start, if memory is limited; needs `estimates`, and selection by priority.
     room: RoomChanged | None = None
+    #: Says whether a value is better made again than moved to disk and back. Its task must give the same
+    #: each time, and need only data of the graph; None if there is no such value.
+    recompute: Callable[[Key], bool] | None = None
     #: How often a task may be run again after it was lost or has failed.
     retries: Mapping[Key, int] = field(default_factory=dict)
     #: The same for tasks that `retries` does not name.
@@ -85,6 +89,7 @@ class Scheduler:
         "_keeps_all",
         "_options",
         "_priority",
+        "_recompute",
         "_shares",
         "_taken",
         "ledger",
@@ -120,6 +125,7 @@ class Scheduler:
         self._shares: dict[Key, float] = {}
         self._options = options
         self._priority = priority
+        self._recompute = Recompute(priority, options.recompute)
         self._attempts: dict[Key, int] = {}
         #: Every value was asked for, so that none is ever let go.
         self._keeps_all = len(self.results) == len(graph.dependencies)
@@ -151,7 +157,8 @@ class Scheduler:
             return ReadyStack()
         if self.ledger is None or (self.ledger.budget is None and self._estimates is None):
             return ReadyQueue(self._priority)
-        return AdmissionQueue(self._priority, self.ledger, self.results, self.room)
+        rank = self._priority if self._options.recompute is None else self._recompute.rank
+        return AdmissionQueue(rank, self.ledger, self.results, self.room)
 
     @property
     def done(self) -> bool:
@@ -214,7 +221,14 @@ class Scheduler:
         if key is NO_TASK:
             return NO_TASK
         need = ready.need(key)
+        kept = self.results | self.state.dependencies[key]
         for victim in room.victims(need, key, ledger.sizes, self.state):
+            if victim not in kept and ledger.freed(victim) and self._recompute.allows(victim, self.state):
+                value = self._recompute.let_go(victim, self.state, ready)
+                room.release(victim, ledger.freed(victim))
+                ledger.release(victim)
+                commands.append(Release(victim, value, key))
+                continue
             commands.append(Spill(victim, self.state.cache[victim]))
             room.spill(victim, ledger.sizes[ledger.aliases.get(victim, victim)])
         if self.state.running and not room.fits(need):

@@ -17,7 +17,7 @@ from typing import Any
 from graphmill.scheduler.estimates import Estimates, batch_of
 from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import NO_TASK, State
-from graphmill.types import Key, Priority
+from graphmill.types import Key, Rank
 
 
 class Selection(Enum):
@@ -40,11 +40,11 @@ class ReadyQueue:
 
     __slots__ = ("_heap", "_keys", "_priority")
 
-    def __init__(self, priority: Priority) -> None:
+    def __init__(self, priority: Rank) -> None:
         self._priority = priority
         #: Ranks, the smallest first; those of tasks that were discarded stay until they come up.
-        self._heap: list[int] = []
-        self._keys: dict[int, Key] = {}
+        self._heap: list[float] = []
+        self._keys: dict[float, Key] = {}
 
     def push(self, keys: list[Key]) -> None:
         """Add tasks, in any order."""
@@ -67,7 +67,7 @@ class ReadyQueue:
         heappop(self._heap)
         return self._keys.pop(rank)
 
-    def best(self) -> int | None:
+    def best(self) -> float | None:
         """Get the rank of the task that `take` would give."""
         heap, by_rank = self._heap, self._keys
         while heap and heap[0] not in by_rank:
@@ -214,7 +214,7 @@ class AdmissionQueue:
     #: The state whose tasks these are; set once it is laid out.
     state: State
 
-    def __init__(self, priority: Priority, ledger: Ledger, results: Collection[Key], room: Room) -> None:
+    def __init__(self, priority: Rank, ledger: Ledger, results: Collection[Key], room: Room) -> None:
         self._growing = ReadyQueue(priority)
         self._shrinking = ReadyQueue(priority)
         self._ledger = ledger
@@ -278,10 +278,9 @@ class AdmissionQueue:
             return self._shrinking.peek()
         return NO_TASK if self.state.running or best is None else self._growing.peek()
 
-    def discard(self, key: Key) -> None:
-        """Take out a given task."""
-        if not self._growing.discard(key):
-            self._shrinking.discard(key)
+    def discard(self, key: Key) -> bool:
+        """Take out a given task; say whether it was there."""
+        return self._growing.discard(key) or self._shrinking.discard(key)
 
     def expect_other_size(self, kind: Any) -> None:
         """Take note that outputs of a kind are expected to have another size: `look_again` sorts them."""
