@@ -90,7 +90,9 @@ def test_tiny_outputs_weigh_nothing():
     assert estimates.nbytes(("x", 1)) == 0
 
 
-@pytest.mark.parametrize(("seconds", "share"), [(1.0, 1.0), (QUICK, 1.0), (AHEAD / 4, 0.25), (0.0, 1 / 512)])
+@pytest.mark.parametrize(
+    ("seconds", "share"), [(1.0, 1.0), (QUICK, 1.0), (AHEAD / 8, 0.125), (0.0, 1 / 1024)]
+)
 def test_a_quick_task_takes_a_part_of_a_worker(seconds, share):
     estimates = Estimates()
     estimates.learn("x", seconds)

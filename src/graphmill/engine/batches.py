@@ -1,6 +1,6 @@
 """How many quick tasks go to a worker at a time.
 
-A message costs more than a small task, so those go together: as many as a worker does in about a millisecond.
+A message costs more than a small task, so those go together: as many as a worker does in two milliseconds.
 More would keep others waiting for what is in the report, and for tasks that turn out to take long.
 
 Pure: tasks are anything, times come in.
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 #: Seconds of work in a batch. A worker is given two of them ahead (`estimates.AHEAD`), so that it has
 #: something to do while the report of the first is read.
-_LENGTH = 0.001
+_LENGTH = 0.002
 #: Tasks in a batch, at most.
 _MOST = 256
 

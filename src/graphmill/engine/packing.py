@@ -14,6 +14,7 @@ from typing import Any
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.futures import Future
+from graphmill.engine.known import Known
 from graphmill.engine.shipping import Modules, TaskPickler, add_references, itself
 from graphmill.engine.stored import Shelf, Stored
 from graphmill.errors import EncodeError
@@ -62,6 +63,8 @@ class Packer:
     engine: object
     locate: Callable[[int, int], Extent | None]
     stand_ins: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    #: What earlier values have shown.
+    known: Known = field(default_factory=Known)
     #: Bytes of arguments that were copied into shared memory, and those that lay there already.
     copied: int = 0
     referred: int = 0
@@ -80,6 +83,7 @@ class Packer:
             If some part of it cannot be pickled.
         """
         self._references, self._copies = [], []
+        self.known = Known()  # modules may be loaded anew
         try:
             payload, extents = encode(value, self._place, name=name, pickler=self._pickler)
         except BaseException:

@@ -18,6 +18,7 @@ import numpy as np
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.futures import Future
+from graphmill.engine.known import Known
 from graphmill.engine.stored import Stored
 from graphmill.errors import EncodeError
 from graphmill.memory.block import BlockId, Encoded, Extent
@@ -92,6 +93,8 @@ class Shipper:
     engine: object = None
     #: For objects that do not leave this process, by identity: the call that makes what stands for them.
     stand_ins: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    #: What earlier values have shown.
+    known: Known = field(default_factory=Known)
     #: What functions and classes are packed as, by number.
     packed: dict[int, Shipped] = field(default_factory=dict)
     #: Numbers of functions and classes by identity, with the object, which keeps that its own.
@@ -264,6 +267,8 @@ def add_references(payload: bytes, extents: list[Extent], references: list[Exten
 class Substitutes(Protocol):
     """Knows what is stood in for."""
 
+    #: What earlier values have shown.
+    known: Known
     #: For objects that do not leave this process, by identity: the call that makes what stands for them.
     stand_ins: dict[int, tuple[Any, ...]]
 
@@ -298,10 +303,7 @@ class TaskPickler(Pickler):
         self._shipper = shipper
         self._once = once
         self._lock_class = _lock_class()
-        #: Types whose values pickle takes apart by itself, and functions and classes that can be imported, by
-        #: identity: to find that out takes longer than all the rest.
-        self._plain: set[type] = set()
-        self._importable: dict[int, object] = {}
+        self._plain, self._importable = shipper.known.plain, shipper.known.importable
 
     def reducer_override(self, obj: Any) -> Any:
         """Take an object apart; called for each that is not of a simple builtin type."""
@@ -309,14 +311,18 @@ class TaskPickler(Pickler):
         stand_ins = self._shipper.stand_ins
         if stand_ins and id(obj) in stand_ins:
             return stand_ins[id(obj)]
-        if kind in self._plain or id(obj) in self._importable:
+        if kind in self._plain:
             return NotImplemented
+        if id(obj) in self._importable:
+            return NotImplemented
+        if self._once and kind in self._shipper.known.composed and self._shipper.known.meets_again(obj):
+            return shipped.function, (self._shipper.number_of(obj),)
         if kind is Stored or kind is Future:
             return self._shipper.refer(obj)
         if isinstance(obj, self._lock_class):
             return _reduce_lock(obj)
         if kind is not FunctionType and not isinstance(obj, type):
-            if not isinstance(obj, np.ndarray):
+            if not isinstance(obj, np.ndarray) and kind not in self._shipper.known.composed:
                 self._plain.add(kind)
             return super().reducer_override(obj)
         if self._once and self._shipper.knows(obj):

@@ -16,9 +16,9 @@ UNKNOWN = 0.01
 #: them at hand.
 QUICK = 0.001
 #: Seconds of work that each worker is given ahead, so that it need not wait for the next message.
-AHEAD = 0.002
+AHEAD = 0.004
 #: The least share of a worker that a task takes: the inverse of how many it may have at hand.
-_LEAST_SHARE = 1 / 512
+_LEAST_SHARE = 1 / 1024
 #: Kinds that are remembered.
 _KINDS = 10_000
 #: How much the last task of a kind counts.
