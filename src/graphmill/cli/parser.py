@@ -46,6 +46,19 @@ Options go before SCRIPT. The exit code is the script's: 0, what it gave to sys.
 2 if it was not started, 130 after Ctrl-C.
 """
 
+_WORKER: Final = """\
+Connects to the scheduler of a Dask cluster and runs tasks in processes that share memory, as many at a time
+as this machine has cores. One such worker for each machine is enough. It ends with Ctrl-C, or when the
+scheduler does.
+"""
+
+_WORKER_EPILOG: Final = """\
+examples:
+  graphmill worker tcp://10.0.0.1:8786
+  graphmill worker --workers 16 --memory-limit 60% tcp://10.0.0.1:8786
+  graphmill run --cluster tcp://10.0.0.1:8786 analysis.py      and this uses them
+"""
+
 _CONFIG_EPILOG: Final = """\
 what goes first:
   1. arguments in Python, such as Engine(num_workers=4)
@@ -139,6 +152,15 @@ def make_parser() -> Parser:
         return made
 
     _add_run(command("run", "run", "Run a script with graphmill", description=_RUN, epilog=_RUN_EPILOG))
+    _add_worker(
+        command(
+            "worker",
+            "worker",
+            "Be one worker of a Dask cluster, with every core of this machine",
+            description=_WORKER,
+            epilog=_WORKER_EPILOG,
+        )
+    )
     _add_info(command("info", "info", "Tell what this machine gives", epilog=_INFO_EPILOG))
     _add_config(command("config", "settings", "Show and change settings", epilog=_CONFIG_EPILOG))
     _add_clean(command("clean", "clean", "Remove what dead engines left", epilog=_CLEAN_EPILOG))
@@ -149,11 +171,22 @@ def make_parser() -> Parser:
     return parser
 
 
-def _add_run(parser: Parser) -> None:
-    parser.usage = "graphmill run [options] (SCRIPT | -m MODULE | -) [arguments]"
+def _add_settings(parser: Parser) -> None:
     parser.add_argument("--workers", metavar="N", help='how many worker processes, or "auto"')
     parser.add_argument("--memory-limit", metavar="AMOUNT", help='such as 8GB, or a part such as "60%%"')
     parser.add_argument("--spill-dir", metavar="DIR", help="where blocks go on disk when memory is short")
+
+
+def _add_worker(parser: Parser) -> None:
+    _add_settings(parser)
+    parser.add_argument("--name", help="what the scheduler calls it; by default its address")
+    parser.add_argument("scheduler", metavar="SCHEDULER", help="the address, such as tcp://10.0.0.1:8786")
+
+
+def _add_run(parser: Parser) -> None:
+    parser.usage = "graphmill run [options] (SCRIPT | -m MODULE | -) [arguments]"
+    _add_settings(parser)
+    parser.add_argument("--cluster", metavar="SCHEDULER", help="run on a Dask cluster instead of here")
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -15,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from graphmill import config, diagnostics
+from graphmill import diagnostics
 from graphmill.cli import script
+from graphmill.cli.options import chosen, take_settings
 from graphmill.cli.output import complain
-from graphmill.config.settings import SETTINGS, check, read_text
+from graphmill.cli.worker import CONNECT_LIMIT, need_distributed
 from graphmill.diagnostics.amounts import of_bytes, of_count, of_seconds
 from graphmill.diagnostics.display import Display, display_for, progress
 from graphmill.diagnostics.log import RunLog
@@ -26,13 +28,11 @@ from graphmill.diagnostics.tracker import Picture
 from graphmill.diagnostics.watch import Watched, unwatch, watch
 from graphmill.errors import CommandError, MissingExtra, NotRecorded
 
-#: Options that are settings.
-_SETTINGS = {"workers": "num_workers", "memory_limit": "memory_limit", "spill_dir": "spill_folder"}
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a program; returns its exit code."""
-    _take_settings(arguments)
+    take_settings(arguments)
+    _see_that_options_fit(arguments)
     for path in (arguments.report, arguments.trace):
         _see_that_it_can_be_written(path)
     if arguments.as_module:
@@ -45,26 +45,31 @@ def run(arguments: argparse.Namespace) -> int:
     shown = Diagnostics(arguments)
     try:
         with shown, summary:
-            become_the_default()
+            if arguments.cluster is None:
+                become_the_default()
+            else:
+                shown.connect(arguments.cluster)
             code = script.execute(program, arguments.arguments)
     finally:
         # Also after Ctrl-C: that may be just when one wants to know.
         written = shown.write()
-        if not arguments.quiet:
+        if not arguments.quiet and arguments.cluster is None:
             complain(str(summary))
     return code if written else code or 1
 
 
-def _take_settings(arguments: argparse.Namespace) -> None:
-    """Have the options hold, and see that all settings can be used, before anything is begun."""
-    for option, name in _SETTINGS.items():
-        text = getattr(arguments, option)
-        if text is not None:
-            value = read_text(name, text)
-            check(name, value, f"--{option.replace('_', '-')}")
-            config.options[name] = value
-    for name in SETTINGS:
-        config.get(name)
+def _see_that_options_fit(arguments: argparse.Namespace) -> None:
+    """See that nothing is asked of a cluster that only this machine's engine has."""
+    if arguments.cluster is None:
+        return
+    need_distributed("--cluster")
+    names = [name for name in ("report", "trace", "dashboard", "progress") if getattr(arguments, name)]
+    wrong = [*chosen(arguments), *(f"--{name}" for name in names)]
+    if wrong:
+        raise CommandError(
+            f"{', '.join(wrong)} cannot be used with --cluster: the cluster's workers have settings of their "
+            "own, and Dask's dashboard shows what they do"
+        )
 
 
 def _see_that_it_can_be_written(path: str | None) -> None:
@@ -136,6 +141,15 @@ class Diagnostics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def connect(self, address: str) -> None:
+        """Have Dask use a cluster where nothing else is said, until the end."""
+        distributed: Any = importlib.import_module("distributed")
+        try:
+            client = distributed.Client(address, timeout=CONNECT_LIMIT)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise CommandError(f"The scheduler at {address} does not answer: {error}") from error
+        self._stack.enter_context(client)
 
     def write(self) -> bool:
         """Write the files that were asked for; tell whether that went well."""
