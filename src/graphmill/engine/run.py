@@ -38,6 +38,7 @@ from graphmill.loop import News, Plan
 from graphmill.memory.block import Encoded, Extent
 from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
+from graphmill.order.raised import raised
 from graphmill.scheduler import Options, Selection
 from graphmill.scheduler.estimates import QUICK, Estimates
 from graphmill.scheduler.events import (
@@ -210,6 +211,8 @@ class Run:
         for lock in targets.unneeded_locks():
             self._shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities
+        if self._terms.priority_of:
+            priorities = raised(priorities, graph, self._terms.priority_of)
         self._priority = priorities.__getitem__
         self._expect_stored(priorities)
         estimates = self._engine.estimates
@@ -386,7 +389,7 @@ class Run:
                 value = self._hold(Encoded(value.payload, value.extents, value.nbytes))
             self.inbox.append(TaskFinished(key, value))
             return
-        if stays(key, task.node, self._graph, self._results):
+        if key in self._terms.here or stays(key, task.node, self._graph, self._results):
             self._here.append(task)
             return
         if key in self._readers:

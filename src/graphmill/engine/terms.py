@@ -1,4 +1,4 @@
-"""On what terms tasks run: how often again after their worker has died, and for how long at most.
+"""On what terms tasks run: how often again after their worker died, for how long at most, when, and where.
 
 Settings hold for all tasks, annotations of Dask's (``dask.annotate(retries=2, task_timeout=60)``)
 for those of a layer. Dask's array optimisation fuses tasks and loses what was said of them: then the
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isnan
+from numbers import Real
 from typing import Any, Self
 
 from graphmill.errors import ConfigError
@@ -18,6 +20,12 @@ from graphmill.types import Key
 
 #: How often a task is run again whose worker has died, where nobody says otherwise.
 RETRIES = 3
+#: Annotations that are heeded.
+_NAMES = ("retries", "task_timeout", "priority", "executor")
+#: What annotations may call the caller's process, and the workers. On a cluster, "threads" are those of
+#: the Dask worker, which is what stands nearest to that process.
+_HERE = ("caller", "threads")
+_WORKERS = ("default", "processes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,10 @@ class Terms:
     retries_of: Mapping[Key, int] = field(default_factory=dict)
     #: What annotations say: seconds that a task may take.
     timeout_of: Mapping[Key, float] = field(default_factory=dict)
+    #: What annotations say: tasks with larger numbers, and what they need, run before others; 0 is usual.
+    priority_of: Mapping[Key, float] = field(default_factory=dict)
+    #: Tasks that are to run in the caller's process.
+    here: frozenset[Key] = frozenset()
 
     @classmethod
     def of(cls, dsk: Any, graph: Mapping[Key, Any], retries: int, timeout: float | None) -> Self:
@@ -51,12 +63,15 @@ class Terms:
         ConfigError
             If an annotation is no number that could be meant.
         """
-        said = {name: _said(dsk, graph, name) for name in ("retries", "task_timeout")}
+        said = {name: _said(dsk, graph, name) for name in _NAMES}
         for key, value in said["retries"].items():
             checked_retries(value, f"the annotation of {key!r}")
         for key, value in said["task_timeout"].items():
             checked_timeout(value, f"the annotation of {key!r}")
-        return cls(retries, timeout, said["retries"], said["task_timeout"])
+        for key, value in said["priority"].items():
+            _check_priority(value, f"the annotation of {key!r}")
+        here = [key for key, value in said["executor"].items() if _is_here(value, key)]
+        return cls(retries, timeout, said["retries"], said["task_timeout"], said["priority"], frozenset(here))
 
     def limit(self, key: Key) -> float | None:
         """Tell how many seconds a task may take; None for any number."""
@@ -69,6 +84,23 @@ class Terms:
     def may_go_with_others(self, key: Key) -> bool:
         """Tell whether a task may share a report: nobody times it then, and it may run again for others."""
         return self.limit(key) is None and self.deaths(key) > 1
+
+
+def _check_priority(value: Any, source: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or isnan(value):
+        raise ConfigError(f"priority must be a number, but {source} gives {value!r}")
+
+
+def _is_here(value: Any, key: Key) -> bool:
+    """Say whether an executor is the caller's process."""
+    if value in _HERE:
+        return True
+    if value in _WORKERS:
+        return False
+    raise ConfigError(
+        f"The annotation of {key!r} asks for the executor {value!r}; there are {', '.join(map(repr, _HERE))} "
+        f"for the calling process, and {', '.join(map(repr, _WORKERS))} for the workers"
+    )
 
 
 def _said(dsk: Any, graph: Mapping[Key, Any], name: str) -> dict[Key, Any]:
