@@ -164,8 +164,8 @@ class Run:
         self.cancelled = False
         #: How many workers may have jobs of it at once.
         self.workers = limit
-        #: Quick tasks that are to go together.
-        self._quick: list[_Task] = []
+        #: Quick tasks that are to go together, and the seconds that each is expected to take.
+        self._quick: list[tuple[_Task, float]] = []
         #: What is to be done in this process, by the thread that called `get`: the code is the user's.
         self._here: deque[_Task | _Rest] = deque()
         #: What has happened and was not told yet.
@@ -395,8 +395,9 @@ class Run:
         if key in self._readers:
             self._keep_here(task, StaysError("it reads from an object that lives here"))
             return
-        if self._engine.estimates.seconds(key) < QUICK and self._terms.may_go_with_others(key):
-            self._quick.append(task)
+        seconds = self._engine.estimates.seconds(key)
+        if seconds < QUICK and self._terms.may_go_with_others(key):
+            self._quick.append((task, seconds))
         else:
             self._begin_alone(task)
 
@@ -410,25 +411,25 @@ class Run:
 
     def _begin_quick(self) -> None:
         """Give workers the quick tasks, several at a time."""
-        tasks, self._quick = self._quick, []
-        seconds = self._engine.estimates.seconds
-        for part in in_batches(tasks, [seconds(task.key) for task in tasks], self._limit):
-            nodes, functions = self._shipper.ship_small([task.node for task in part])
+        quick, self._quick = self._quick, []
+        for part in in_batches(quick, [seconds for _, seconds in quick], self._limit):
+            nodes, functions = self._shipper.ship_small([task.node for task, _ in part])
             batch: list[_Task] = []
             packed: list[QuickTask] = []
             extents: tuple[Extent, ...] = ()
-            for task, node in zip(part, nodes, strict=True):
+            expected = 0.0
+            for (task, seconds), node in zip(part, nodes, strict=True):
                 given = None if node is None else self._inputs_of(task)
                 if node is None or given is None:
                     self._begin_alone(task)
                     continue
                 inputs, more, lie = given
                 batch.append(task)
+                expected += seconds
                 packed.append(QuickTask(node, inputs, task.allowance))
                 functions += more
                 extents += lie
             if batch:
-                expected = sum([seconds(task.key) for task in batch])
                 job = Batch(self._engine.numbers.next(), tuple(packed))
                 self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
                 self._engine.crew.submit(

@@ -92,10 +92,12 @@ class Estimates:
             self._nbytes.clear()
             self._taken.clear()
         if seconds is not None:
-            layer = layer_of(key)
-            for kind in (layer, name_of(layer)):
-                before = self._seconds.get(kind, seconds)
-                self._seconds[kind] = before + _LAST * (seconds - before)
+            known, layer = self._seconds, layer_of(key)
+            name = name_of(layer)
+            before = known.get(layer, seconds)
+            known[layer] = before + _LAST * (seconds - before)
+            before = known.get(name, seconds)
+            known[name] = before + _LAST * (seconds - before)
         batch = batch_of(key)
         if taken is not None:
             # Too much costs less than too little, by which a task has to be run again.
