@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,7 @@ from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.stream import Stream
-from graphmill.engine.terms import RETRIES, Terms, checked_retries, checked_timeout
+from graphmill.engine.terms import RETRIES, Terms, checked_resources, checked_retries, checked_timeout
 from graphmill.errors import ConfigError, EngineClosed, NotRecorded, PoolError, SpillError
 from graphmill.graph import as_mapping, flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
@@ -97,6 +97,9 @@ class Engine:
     retries : int, optional
         How often a task is run again whose worker has died; 3 by default. Dask's annotation ``retries``
         overrides it, and holds for tasks that raise an exception, too.
+    resources : mapping of str to number, optional
+        How much there is of what only so many tasks can use at once, such as ``{"gpu": 1}``. Tasks say with
+        Dask's annotation ``resources`` what they need. Graphs that need any run one after the other.
     task_timeout : float, optional
         Seconds after which a task is stopped, with a `TaskTimeout`; none by default. The annotation
         ``task_timeout`` overrides it. Tasks that run in this process are not stopped.
@@ -128,6 +131,7 @@ class Engine:
         spill_folder: str | os.PathLike[str] | None = None,
         spill_limit: float | str | None = None,
         retries: int | None = None,
+        resources: Mapping[str, float] | None = None,
         task_timeout: float | None = None,
         record: bool = False,
     ) -> None:
@@ -144,6 +148,9 @@ class Engine:
         self._spill_limit = bytes_of("spill_limit", _chosen("spill_limit", spill_limit))
         retries = _chosen("retries", retries)
         #: How often a task is run again whose worker has died, and how long one may take, in seconds.
+        self.resources = checked_resources(resources)
+        #: Held by the run that uses them, if any.
+        self._resources_lock = threading.RLock()
         self.retries = RETRIES if retries is None else checked_retries(retries)
         self.task_timeout = checked_timeout(_chosen("task_timeout", task_timeout))
         self._condition = threading.Condition(threading.RLock())
@@ -589,10 +596,12 @@ class Engine:
             self.crew.settings = settings_of_dask
         log = begin_log(self, self.watchers)
         graph = as_mapping(dsk)
-        run = Run(self, limit, Terms.of(dsk, graph, self.retries, self.task_timeout), log)
+        terms = Terms.of(dsk, graph, self.retries, self.task_timeout, self.resources)
+        run = Run(self, limit, terms, log)
         values: dict[Any, Any] = dict(cache or {})
         try:
-            run_graph(graph, keys, run, values, replace(settings, plan=run.plan))
+            with self._resources_lock if terms.needs else contextlib.nullcontext():
+                run_graph(graph, keys, run, values, replace(settings, plan=run.plan))
             if store:
                 return [run.store(values[key]) for key in keys]
             results = _Results(run, values)

@@ -233,6 +233,8 @@ class Run:
             recompute=again if config.get("recompute", True) else None,
             retries=self._terms.retries_of,
             lost_retries=self._terms.retries,
+            resources=self._terms.resources,
+            needs=self._terms.needs,
         )
         return Plan(self._priority, options)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isnan
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, Self
 
 from graphmill.errors import ConfigError
@@ -20,8 +21,9 @@ from graphmill.types import Key
 
 #: How often a task is run again whose worker has died, where nobody says otherwise.
 RETRIES = 3
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 #: Annotations that are heeded.
-_NAMES = ("retries", "task_timeout", "priority", "executor")
+_NAMES = ("retries", "task_timeout", "priority", "executor", "resources")
 #: What annotations may call the caller's process, and the workers. On a cluster, "threads" are those of
 #: the Dask worker, which is what stands nearest to that process.
 _HERE = ("caller", "threads")
@@ -44,9 +46,19 @@ class Terms:
     priority_of: Mapping[Key, float] = field(default_factory=dict)
     #: Tasks that are to run in the caller's process.
     here: frozenset[Key] = frozenset()
+    #: How much there is of what tasks may need besides memory, and what they need of it.
+    resources: Mapping[str, float] = field(default_factory=dict)
+    needs: Mapping[Key, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dsk: Any, graph: Mapping[Key, Any], retries: int, timeout: float | None) -> Self:
+    def of(
+        cls,
+        dsk: Any,
+        graph: Mapping[Key, Any],
+        retries: int,
+        timeout: float | None,
+        resources: Mapping[str, float] = _NOTHING,
+    ) -> Self:
         """Read what is said of a graph's tasks.
 
         Parameters
@@ -57,11 +69,13 @@ class Terms:
             The mapping that it stands for.
         retries, timeout
             What holds where nothing is said.
+        resources
+            How much there is of what tasks may need besides memory.
 
         Raises
         ------
         ConfigError
-            If an annotation is no number that could be meant.
+            If an annotation is no number that could be meant, or asks for more than there is.
         """
         said = {name: _said(dsk, graph, name) for name in _NAMES}
         for key, value in said["retries"].items():
@@ -71,7 +85,18 @@ class Terms:
         for key, value in said["priority"].items():
             _check_priority(value, f"the annotation of {key!r}")
         here = [key for key, value in said["executor"].items() if _is_here(value, key)]
-        return cls(retries, timeout, said["retries"], said["task_timeout"], said["priority"], frozenset(here))
+        for key, value in said["resources"].items():
+            _check_needs(value, key, resources)
+        return cls(
+            retries,
+            timeout,
+            said["retries"],
+            said["task_timeout"],
+            said["priority"],
+            frozenset(here),
+            resources,
+            said["resources"],
+        )
 
     def limit(self, key: Key) -> float | None:
         """Tell how many seconds a task may take; None for any number."""
@@ -89,6 +114,38 @@ class Terms:
 def _check_priority(value: Any, source: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or isnan(value):
         raise ConfigError(f"priority must be a number, but {source} gives {value!r}")
+
+
+def checked_resources(resources: Any) -> dict[str, float]:
+    """See that an engine's resources are names with amounts."""
+    if resources is None:
+        return {}
+    if not isinstance(resources, Mapping) or not all(
+        isinstance(name, str) and _is_amount(amount) for name, amount in resources.items()
+    ):
+        raise ConfigError(
+            f"resources must be names with amounts of at least 0, such as {{'gpu': 1}}, got {resources!r}"
+        )
+    return dict(resources)
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, Real) and float(value) >= 0
+
+
+def _check_needs(needs: Any, key: Key, resources: Mapping[str, float]) -> None:
+    """See that an engine has what a task needs."""
+    if not isinstance(needs, Mapping) or not all(_is_amount(amount) for amount in needs.values()):
+        raise ConfigError(
+            f"resources must be names with amounts of at least 0, but {key!r} is annotated with {needs!r}"
+        )
+    for name, amount in needs.items():
+        there = resources.get(name, 0)
+        if amount > there:
+            raise ConfigError(
+                f"The task {key!r} needs {amount:g} of {name!r}, and the engine has {there:g}: "
+                f"Engine(resources={{{name!r}: {amount:g}}}) says that there is more"
+            )
 
 
 def _is_here(value: Any, key: Key) -> bool:
@@ -123,8 +180,16 @@ def _said(dsk: Any, graph: Mapping[Key, Any], name: str) -> dict[Key, Any]:
             if value is not None
         ]
         if values:
-            found[key] = max(values)
+            found[key] = _largest(values)
     return found
+
+
+def _largest(values: list[Any]) -> Any:
+    """Get the largest of what is said of the parts of a task; of several resources, of each."""
+    if not all(isinstance(value, Mapping) for value in values):
+        return max(values)
+    names = {name for value in values for name in value}
+    return {name: max(value.get(name, 0) for value in values) for name in sorted(names)}
 
 
 def _layers(dsk: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

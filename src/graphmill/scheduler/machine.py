@@ -35,6 +35,7 @@ from graphmill.scheduler.events import (
 )
 from graphmill.scheduler.policy import AdmissionQueue, Ledger, ReadyQueue, Selection
 from graphmill.scheduler.recompute import Recompute
+from graphmill.scheduler.resources import ResourceQueue
 from graphmill.scheduler.room import Room
 from graphmill.scheduler.state import NO_TASK, Ready, ReadyStack, start_state
 from graphmill.types import Key, Priority
@@ -59,6 +60,10 @@ class Options:
     #: Says whether a value is better made again than moved to disk and back. Its task must give the same
     #: each time, and need only data of the graph; None if there is no such value.
     recompute: Callable[[Key], bool] | None = None
+    #: How much there is of what tasks may need besides memory, and how much of it they need; no task needs
+    #: more than there is. Needs `estimates`, and selection by priority.
+    resources: Mapping[str, float] = field(default_factory=dict)
+    needs: Mapping[Key, Mapping[str, float]] = field(default_factory=dict)
     #: How often a task may be run again after it was lost or has failed.
     retries: Mapping[Key, int] = field(default_factory=dict)
     #: The same for tasks that `retries` does not name.
@@ -158,7 +163,10 @@ class Scheduler:
         if self.ledger is None or (self.ledger.budget is None and self._estimates is None):
             return ReadyQueue(self._priority)
         rank = self._priority if self._options.recompute is None else self._recompute.rank
-        return AdmissionQueue(rank, self.ledger, self.results, self.room)
+        queue = rank, self.ledger, self.results, self.room
+        if self._options.needs:
+            return ResourceQueue(*queue, self._options.resources, self._options.needs)
+        return AdmissionQueue(*queue)
 
     @property
     def done(self) -> bool:
@@ -234,7 +242,7 @@ class Scheduler:
         if self.state.running and not room.fits(need):
             return NO_TASK
         # With nothing else in memory it gets all there is; whether that is enough, only it can show.
-        ready.discard(key)
+        ready.start(key)
         return key
 
     def _share(self, key: Key) -> float:
@@ -355,6 +363,8 @@ class Scheduler:
         running = self.state.running
         try:
             running.remove(key)
+            if isinstance(self.state.ready, ResourceQueue):
+                self.state.ready.end(key)
             self._taken -= self._shares.pop(key, 1.0)
             if not running:
                 self._taken = 0.0  # sums of fractions drift

@@ -278,6 +278,10 @@ class AdmissionQueue:
             return self._shrinking.peek()
         return NO_TASK if self.state.running or best is None else self._growing.peek()
 
+    def start(self, key: Key) -> None:
+        """Take out a given task, which starts."""
+        self.discard(key)
+
     def discard(self, key: Key) -> bool:
         """Take out a given task; say whether it was there."""
         return self._growing.discard(key) or self._shrinking.discard(key)
