@@ -159,6 +159,8 @@ class Crew:
         self.warm_limit = warm_limit
         #: Dask's settings, pickled, as tasks are to see them.
         self.settings: bytes | None = None
+        #: Jobs that no worker was given yet: each has one that may last for ever, or stands still.
+        self._unplaced: list[Flight] = []
         #: Whether any job had a limit to its time.
         self._timed = False
         self._seats = [_Seat(number) for number in range(pool.num_workers)]
@@ -234,8 +236,24 @@ class Crew:
     # ---- jobs
 
     def submit(self, flight: Flight) -> None:
-        """Give a job to the worker that will be free first."""
-        self._give(self._next_free(self._seats_for(flight.client)), flight)
+        """Give a job to the worker that will be free first, or to the first that is."""
+        self._blocks.hold(flight.extents)
+        self._timed = self._timed or flight.limit is not None
+        if not self._place(flight):
+            self._unplaced.append(flight)
+
+    def _place(self, flight: Flight) -> bool:
+        """Give a job to a worker, unless all have something that may last for ever."""
+        seat = self._next_free(self._seats_for(flight.client))
+        if seat.long:
+            return False
+        self._give(seat, flight)
+        return True
+
+    def _place_others(self) -> None:
+        """Give jobs that wait for a worker to those that have become free."""
+        if self._unplaced:
+            self._unplaced = [flight for flight in self._unplaced if not self._place(flight)]
 
     def _next_free(self, seats: list[_Seat]) -> _Seat:
         for seat in seats:
@@ -254,8 +272,6 @@ class Crew:
         return [seat for seat in self._seats if seat.number in at_work]
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
-        self._blocks.hold(flight.extents)
-        self._timed = self._timed or flight.limit is not None
         seat.flights[flight.job.number] = flight
         seat.load += flight.expected
         seat.long += not flight.job.quick
@@ -359,6 +375,7 @@ class Crew:
         for number in (seat.own, seat.overflow):
             if number is not None:
                 self._blocks.rested(number, rested.warm)
+        self._place_others()
 
     def _on_died(self, seat: _Seat, died: Died) -> None:
         level = logging.INFO if seat.killed else logging.WARNING
@@ -386,11 +403,15 @@ class Crew:
             elif not flight.client.cancelled:
                 self.submit(flight)
             self._blocks.drop(flight.extents)
+        self._place_others()
 
     # ---- an end before time
 
     def cancel(self, client: Client) -> None:
         """Have workers leave out the jobs of a run, and stop those that they are running."""
+        for flight in [flight for flight in self._unplaced if flight.client is client]:
+            self._unplaced.remove(flight)
+            self._blocks.drop(flight.extents)
         for seat in self._seats:
             mine = [number for number, flight in seat.flights.items() if flight.client is client]
             unsent = {flight.job.number for flight in seat.jobs}
@@ -409,6 +430,7 @@ class Crew:
                     self._pool.interrupt(seat.number, number)
             if not seat.flights:
                 seat.load = 0.0
+        self._place_others()
         self.flush()
 
     def busy_with(self, client: Client) -> list[int]:
