@@ -21,6 +21,7 @@ AHEAD = 0.004
 _LEAST_SHARE = 1 / 1024
 #: Kinds that are remembered.
 _KINDS = 10_000
+_DIGITS = "0123456789"
 #: How much the last task of a kind counts.
 _LAST = 0.25
 #: Outputs below so many bytes weigh nothing: not even a thousand of them matter.
@@ -166,7 +167,8 @@ def _side(number: Any) -> int:
 def name_of(layer: Any) -> Any:
     """Get what layers of the same function have in common: their name without its token.
 
-    Tokens are one word, or a UUID, which `dask.delayed` gives each call.
+    Tokens are one word, or a UUID, which `dask.delayed` gives each call, or what keys made by hand are counted
+    with.
 
     Examples
     --------
@@ -174,10 +176,12 @@ def name_of(layer: Any) -> Any:
     (('getitem',), ('sum-aggregate',), ('x',))
     >>> name_of("load-2c9d1b6e-58f4-4f0a-9c57-7f7d3a0c1e24")
     ('load',)
+    >>> name_of("load17")
+    ('load',)
     """
     if type(layer) is not str:
         return layer
     name, dash, token = layer.rpartition("-")
     if len(token) == _UUID_END and [layer[at : at + 1] for at in _UUID_DASHES] == _DASHES:
         name = layer[: _UUID_DASHES[0]]
-    return (name if dash else layer,)
+    return (name if dash else layer.rstrip(_DIGITS),)
