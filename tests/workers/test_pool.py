@@ -432,6 +432,23 @@ def test_a_lost_control_channel_costs_the_template(make_pool, ask):
     assert ask(pool, "ping") == ("ping",)
 
 
+def test_a_template_that_hears_nonsense_is_replaced(make_pool, ask, collect, capfd):
+    """It could not hear of its parent's end either, and would stay for ever."""
+    pool = make_pool(1)
+    assert ask(pool, "ping") == ("ping",)
+    template = psutil.Process(pool.template_pid)
+    nonsense = b"no pickle"
+    pool._template.channel._socket.sendall(len(nonsense).to_bytes(8, "little") + nonsense)
+    assert [type(message) for _, message in collect(pool, 1)] == [Died]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        template.wait(LIMIT)
+    assert pool.poll(0) == []  # takes note of that
+    assert pool.template_pid is None
+    pool.restart(0)
+    assert ask(pool, "ping") == ("ping",)
+    assert "is no message" in capfd.readouterr().err
+
+
 def test_killed_template_is_replaced(make_pool, ask, collect):
     pool = make_pool(2)
     pids = [ask(pool, "describe", worker=worker)["pid"] for worker in range(2)]

@@ -203,6 +203,10 @@ class Template:
                 child = self._obey(message)
                 if child is not None:
                     return child
+            if self._control.broken is not None and not self._over:
+                # Nothing more will be heard, its end neither: another template is to take its place.
+                traceback.print_exception(self._control.broken)
+                self._control.ended = True
             if self._control.ended and not self._over:
                 self._clean_up()
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._control.unsent else 0)
