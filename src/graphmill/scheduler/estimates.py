@@ -167,8 +167,7 @@ def _side(number: Any) -> int:
 def name_of(layer: Any) -> Any:
     """Get what layers of the same function have in common: their name without its token.
 
-    Tokens are one word, or a UUID, which `dask.delayed` gives each call, or what keys made by hand are counted
-    with.
+    Tokens are one word, or a UUID, which `dask.delayed` gives each call; keys made by hand end in a number.
 
     Examples
     --------
