@@ -369,13 +369,13 @@ class Crew:
         self._blocks.drop(flight.extents)
         for block in report.unpinned:
             self._blocks.unpin(block, seat.number)
+        self._place_others()
 
     def _on_rested(self, seat: _Seat, rested: Rested) -> None:
         seat.warm = rested.warm
         for number in (seat.own, seat.overflow):
             if number is not None:
                 self._blocks.rested(number, rested.warm)
-        self._place_others()
 
     def _on_died(self, seat: _Seat, died: Died) -> None:
         level = logging.INFO if seat.killed else logging.WARNING
