@@ -173,16 +173,10 @@ class TestTimeout:
 
     def test_the_start_of_a_worker_does_not_count(self, monkeypatch):
         """Time runs from when its process is there: the template may have much to import."""
-        from graphmill.workers.handle import Handle
+        from graphmill.workers import launch
 
-        began = Handle.began
-
-        def late(handle, pid):
-            time.sleep(0.5)
-            began(handle, pid)
-
-        monkeypatch.setattr(Handle, "began", late)
-        with Engine(1, task_timeout=0.4) as engine:
+        monkeypatch.setattr(launch, "_BOOTSTRAP", "__import__('time').sleep(2); " + launch._BOOTSTRAP)
+        with Engine(1, task_timeout=1) as engine:
             assert engine.get({"x": (abs, -1)}, "x") == 1
 
     def test_time_counts_for_each_task(self):
