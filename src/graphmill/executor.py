@@ -42,15 +42,16 @@ class _Pending:
 
     def end(self, future: concurrent.futures.Future[Any]) -> None:
         """Note that a future is done."""
-        error = None
-        if not future.cancelled() and getattr(future, "stored", None) is None:
-            error = future.exception()
         with self.lock:
             self.futures.discard(future)
-            if isinstance(error, SetupFailed):
-                self.broken = str(error)
             if not self.futures:
                 self.idle.notify_all()
+
+    def fail(self, error: BaseException | None) -> None:
+        """Note what a call has raised."""
+        if isinstance(error, SetupFailed):
+            with self.lock:
+                self.broken = str(error)
 
 
 class Executor(concurrent.futures.Executor):
@@ -188,6 +189,8 @@ class Executor(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             for function, args, kwargs in calls:
                 future = Future()
+                if self._setup is not None:
+                    future.on_failure = pending.fail
                 call = Call(function, args, kwargs, self._setup)
                 futures.append(future)
                 if self._group is None:

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -168,7 +169,9 @@ class Engine:
         self._closed = False
         #: The process that it belongs to.
         self.pid = os.getpid()
-        #: How many runs go on, and whether it is closed once there are none.
+        #: The runs that go on.
+        self._running: list[Run] = []
+        #: How many runs and others use it, and whether it is closed once there are none.
         self._runs = 0
         self._retired = False
         #: Who watches its runs, and no others.
@@ -267,7 +270,7 @@ class Engine:
 
     def _pids(self) -> list[int]:
         pids = [self.pid, self.pool.template_pid]
-        pids += [self.pool.pid(worker) for worker in range(self.num_workers)]
+        pids += [self.pool.pid(worker) for worker in range(self.pool.num_workers)]
         return [pid for pid in pids if pid is not None]
 
     def _lacks_shared_memory(self) -> bool:
@@ -453,6 +456,32 @@ class Engine:
         """
         self._start()
 
+    def scale(self, num_workers: int) -> None:
+        """Have more or fewer workers from now on, also for graphs and calls that run.
+
+        A worker that is one too many ends when it has done what it was given; results that it made stay.
+
+        Parameters
+        ----------
+        num_workers
+            How many.
+
+        Raises
+        ------
+        PoolError
+            If there cannot be so many.
+        EngineClosed
+            If it is closed.
+        """
+        checked(num_workers)
+        self._start()
+        with self.access():
+            self.crew.scale(num_workers)
+            self.num_workers = num_workers
+            for run in self._running:
+                run.scale(num_workers)
+        self.wake()
+
     def bytes_taken(self) -> int:
         """Tell how much memory all of it takes, in bytes, by a look not long ago; 0 once it is closed."""
         if self._closed or not self._started:
@@ -576,15 +605,14 @@ class Engine:
         self._require_own()
         if num_workers is not None:
             checked(num_workers)
-        limit = min(num_workers or self.num_workers, self.num_workers)
         with self._in_use():
-            return self._run_within(dsk, keys, limit, settings, cache, store=store)
+            return self._run_within(dsk, keys, num_workers or sys.maxsize, settings, cache, store=store)
 
     def _run_within(
         self,
         dsk: Any,
         keys: Any,
-        limit: int,
+        most: int,
         settings: Settings,
         cache: MutableMapping[Any, Any] | None,
         *,
@@ -597,8 +625,11 @@ class Engine:
         log = begin_log(self, self.watchers)
         graph = as_mapping(dsk)
         terms = Terms.of(dsk, graph, self.retries, self.task_timeout, self.resources)
-        run = Run(self, limit, terms, log)
+        run = Run(self, min(most, self.num_workers), terms, log)
+        run.most = most
         values: dict[Any, Any] = dict(cache or {})
+        with self.access():
+            self._running.append(run)
         try:
             with self._resources_lock if terms.needs else contextlib.nullcontext():
                 run_graph(graph, keys, run, values, replace(settings, plan=run.plan))
@@ -610,7 +641,9 @@ class Engine:
                 cache.update((key, results[key]) for key in flatten([keys]))
             return nested
         finally:
+            self._running.remove(run)
             run.close()
+            values.clear()  # as the graph, in `Run.close`
             if log is not None:
                 log.end()
             if self.pool.failed:

@@ -115,6 +115,8 @@ class _Seat:
     warm_limit: int = 0
     #: Whether its process was ended on purpose.
     killed: bool = False
+    #: Whether there is none, and none is wanted.
+    gone: bool = False
 
 
 class Crew:
@@ -164,6 +166,8 @@ class Crew:
         #: Whether any job had a limit to its time.
         self._timed = False
         self._seats = [_Seat(number) for number in range(pool.num_workers)]
+        #: Those that are given jobs; the others end when they have none.
+        self._in_use = list(self._seats)
         self._arenas: dict[int, Arena] = {}
         #: Their numbers; None once there are others. Collecting them for each message took long.
         self._numbers: frozenset[int] | None = None
@@ -264,12 +268,11 @@ class Crew:
 
     def _seats_for(self, client: Client) -> list[_Seat]:
         """List the workers that may get another job of a run."""
-        if client.workers >= len(self._seats):
-            return self._seats
+        if client.workers >= len(self._in_use):
+            return self._in_use
         at_work = set(self.busy_with(client))
-        if len(at_work) < client.workers:
-            return self._seats
-        return [seat for seat in self._seats if seat.number in at_work]
+        found = [seat for seat in self._in_use if seat.number in at_work]
+        return found if found and len(at_work) >= client.workers else self._in_use
 
     def _give(self, seat: _Seat, flight: Flight) -> None:
         seat.flights[flight.job.number] = flight
@@ -329,6 +332,31 @@ class Crew:
         """How many workers have something to do."""
         return sum([bool(seat.flights) for seat in self._seats])
 
+    def scale(self, num_workers: int) -> None:
+        """Have so many workers from now on; those that are too many end when they have done what they have.
+
+        Raises
+        ------
+        PoolError
+            If there cannot be so many.
+        """
+        while len(self._seats) < num_workers:
+            self._seats.append(_Seat(self._pool.add(), gone=True))
+        self._in_use = self._seats[:num_workers]
+        for seat in self._in_use:
+            if seat.gone:
+                seat.gone = False
+                self._pool.restart(seat.number)
+        for seat in self._seats[num_workers:]:
+            self._end_if_idle(seat)
+        self._place_others()
+        self.flush()
+
+    def _end_if_idle(self, seat: _Seat) -> None:
+        """End a worker that is one too many, once it has nothing to do."""
+        if seat.number >= len(self._in_use) and not (seat.flights or seat.killed or seat.gone):
+            self.kill(seat.number)
+
     # ---- what workers say
 
     def take_in(self, events: Iterable[tuple[int, Any]]) -> None:
@@ -370,6 +398,7 @@ class Crew:
         for block in report.unpinned:
             self._blocks.unpin(block, seat.number)
         self._place_others()
+        self._end_if_idle(seat)
 
     def _on_rested(self, seat: _Seat, rested: Rested) -> None:
         seat.warm = rested.warm
@@ -379,7 +408,9 @@ class Crew:
 
     def _on_died(self, seat: _Seat, died: Died) -> None:
         level = logging.INFO if seat.killed else logging.WARNING
-        logger.log(level, "worker %d has died (%s); another takes its place", seat.number, describe(died))
+        seat.gone = seat.number >= len(self._in_use)
+        then = "it is not needed any more" if seat.gone else "another takes its place"
+        logger.log(level, "worker %d has died (%s); %s", seat.number, describe(died), then)
         seat.killed = False
         flights = list(seat.flights.values())
         begun = bool(flights) and flights[0] not in seat.jobs
@@ -395,7 +426,8 @@ class Crew:
         seat.flights = {}
         seat.load = 0.0
         seat.long = seat.warm = 0
-        self._pool.restart(seat.number)
+        if not seat.gone:
+            self._pool.restart(seat.number)
         for at, flight in enumerate(flights):
             # Workers run jobs in the order in which they get them: only the first had begun.
             if at == 0 and begun:

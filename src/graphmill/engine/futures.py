@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from graphmill.engine.stored import Stored
@@ -28,6 +29,8 @@ class Future(concurrent.futures.Future[Any]):
         self.sent = False
         #: Whether no worker could read the call, so that it has not begun.
         self.stays = False
+        #: Told what the call raised, before anybody else is.
+        self.on_failure: Callable[[BaseException | None], None] | None = None
         self._opening = threading.Lock()
         self._opened: list[Any] = []
 
@@ -35,6 +38,13 @@ class Future(concurrent.futures.Future[Any]):
         """Have the future be done, with a result that lies in shared memory."""
         self.stored = stored
         self.set_result(_IN_MEMORY)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Have the future be done, with what was raised instead of a result."""
+        told, self.on_failure = self.on_failure, None
+        if told is not None:
+            told(exception)
+        super().set_exception(exception)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result.

@@ -44,6 +44,7 @@ from graphmill.scheduler.estimates import QUICK, Estimates
 from graphmill.scheduler.events import (
     BudgetChanged,
     RoomChanged,
+    SlotsChanged,
     TaskFailed,
     TaskFinished,
     TaskLost,
@@ -164,6 +165,8 @@ class Run:
         self.cancelled = False
         #: How many workers may have jobs of it at once.
         self.workers = limit
+        #: How many the caller wants at most, if there are so many.
+        self.most = limit
         #: Quick tasks that are to go together, and the seconds that each is expected to take.
         self._quick: list[tuple[_Task, float]] = []
         #: What is to be done in this process, by the thread that called `get`: the code is the user's.
@@ -193,6 +196,11 @@ class Run:
     def slots(self) -> int:
         """How many tasks may be under way, where they take long."""
         return self._limit
+
+    def scale(self, num_workers: int) -> None:
+        """Take note that there are so many workers now; the engine's lock is held."""
+        self._limit = self.workers = min(num_workers, self.most)
+        self.inbox.append(SlotsChanged(self._limit))
 
     def plan(self, graph: Graph, results: Collection[Key]) -> Plan:
         """Order a graph, and find what must stay in this process."""
@@ -675,6 +683,10 @@ class Run:
         for number in self._targets:
             shipped.forget_target(number)
         self._targets.clear()
+        # The scheduler is part of a cycle, and may live on for long: what it knows must not.
+        self._stored.clear()
+        self._graph.tasks.clear()
+        self._graph.data.clear()
 
 
 def _finished(rest: _Rest, value: Encoded) -> TaskFinished:

@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from weakref import WeakSet
 
 from graphmill.errors import PoolError, UnsupportedPlatform
@@ -36,6 +36,9 @@ from graphmill.workers.preload import Preloads
 from graphmill.workers.signals import InterruptHold
 from graphmill.workers.supervisor import Event, Supervisor
 from graphmill.workers.template_handle import TemplateHandle
+
+#: A pool can grow to so many workers, or to what it started with if that is more; each costs a few bytes.
+MOST_WORKERS: Final = 256
 
 #: Pools to be closed when the interpreter ends, and let go of after a fork.
 _open_pools: WeakSet[Pool] = WeakSet()
@@ -80,6 +83,7 @@ class Pool:
         "__weakref__",
         "_close_at_exit",
         "_closed",
+        "_most",
         "_pid",
         "_supervisor",
         "_template",
@@ -106,7 +110,8 @@ class Pool:
         if num_workers < 1:
             raise ValueError(f"A pool needs at least one worker; got {num_workers}")
         packed = pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
-        self._template = TemplateHandle(serve, packed, Preloads(preload), num_workers)
+        self._most = max(num_workers, MOST_WORKERS)
+        self._template = TemplateHandle(serve, packed, Preloads(preload), self._most)
         self._supervisor = Supervisor(self._template, serve, num_workers)
         self._workers = self._supervisor.workers
         self._pid = os.getpid()
@@ -139,6 +144,21 @@ class Pool:
     def num_workers(self) -> int:
         """How many workers there are."""
         return len(self._workers)
+
+    def add(self) -> int:
+        """Have a place for one more worker, which `restart` starts; get its number.
+
+        Raises
+        ------
+        PoolError
+            If there are as many as there can be.
+        """
+        self._require_usable()
+        number = len(self._workers)
+        if number >= self._most:
+            raise PoolError(f"A pool has {self._most} workers at most")
+        self._workers.append(Handle(number))
+        return number
 
     @property
     def template_pid(self) -> int | None:
