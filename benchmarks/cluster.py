@@ -59,13 +59,17 @@ class Watch:
     def look(self) -> int:
         """Count bytes now."""
         nbytes = 0
-        for process in psutil.Process().children(recursive=True):
+        processes = psutil.Process().children(recursive=True)
+        for process in processes:
             try:
                 text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
             except OSError:
                 continue  # it has ended
             nbytes += sum(int(line.split()[1]) << 10 for line in text.splitlines() if "Pss_Anon" in line)
+        own = {str(process.pid) for process in processes}
         for path in SHARED_MEMORY.glob("graphmill-*"):
+            if path.name.split("-")[1] not in own:
+                continue
             try:
                 nbytes += path.stat().st_blocks * 512
             except OSError:
@@ -122,17 +126,19 @@ def measure(client: Client, workload: Workload, shape: tuple[int, int], chunk: i
     return Measured(seconds, peak, value)
 
 
-def run_all(with_graphmill: bool, shape: tuple[int, int], chunk: int) -> tuple[int, dict[str, Measured]]:
+def run_all(
+    plugin: GraphmillPlugin | None, shape: tuple[int, int], chunk: int
+) -> tuple[int, dict[str, Measured]]:
     """Run all workloads on a cluster of one kind; tells also the memory at the start."""
-    workers, threads = (2, 2) if with_graphmill else (4, 1)
+    workers, threads = (4, 1) if plugin is None else (2, 2)
     with (
         LocalCluster(
             n_workers=workers, threads_per_worker=threads, memory_limit="2GB", dashboard_address=None
         ) as cluster,
         Client(cluster) as client,
     ):
-        if with_graphmill:
-            client.register_plugin(GraphmillPlugin())
+        if plugin is not None:
+            client.register_plugin(plugin)
         # Modules are imported where they are needed, once.
         (da.ones((400, 400), chunks=100) + 1).sum().compute()
         before = Watch().look()
@@ -140,16 +146,25 @@ def run_all(with_graphmill: bool, shape: tuple[int, int], chunk: int) -> tuple[i
         return before, found
 
 
+def parse_amount(text: str) -> int | str:
+    """Read an amount of memory: 0 is a number."""
+    return int(text) if text.isdigit() else text
+
+
 def main() -> None:
     """Measure both in turn, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=6000, help="rows and columns of the array")
     parser.add_argument("--chunk", type=int, default=750, help="rows and columns of a chunk")
+    parser.add_argument("--warm-limit", help="as for Engine; by default as the plugin has it")
     options = parser.parse_args()
+    settings: dict[str, Any] = {}
+    if options.warm_limit is not None:
+        settings["warm_limit"] = parse_amount(options.warm_limit)
     shape = options.size, options.size
     with dask.config.set({"distributed.logging.distributed": "error"}):
-        dask_before, plain = run_all(False, shape, options.chunk)
-        before, ours = run_all(True, shape, options.chunk)
+        dask_before, plain = run_all(None, shape, options.chunk)
+        before, ours = run_all(GraphmillPlugin(**settings), shape, options.chunk)
     print(f"{options.size} x {options.size} in chunks of {options.chunk}")
     print(f"at the start: Dask {dask_before / 1e6:.0f} MB, graphmill {before / 1e6:.0f} MB")
     print(f"{'':12}{'Dask':>8}{'graphmill':>11}{'ratio':>7}{'Dask':>9}{'graphmill':>12}{'ratio':>7}")
