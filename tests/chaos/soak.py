@@ -72,7 +72,9 @@ def fails(engine, chance):
     dsk = {("x", i): (np.full, 100_000, i) for i in range(10)}
     way = chance.randrange(4)
     if way == 3:
-        os.kill(chance.choice(workers_of(engine)), signal.SIGKILL)  # nobody need fail of that
+        alive = workers_of(engine)  # none, where each has just died and is being replaced
+        if alive:
+            os.kill(chance.choice(alive), signal.SIGKILL)  # nobody need fail of that
         engine.get(dsk, list(dsk))
         return
     wrong, expected = [(_raise, ValueError), (_die, WorkerDied), (_lock, GraphmillError)][way]
