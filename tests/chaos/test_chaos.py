@@ -12,7 +12,7 @@ from graphmill import Engine
 from tests.chaos.outside import interrupt, kill_parent
 from tests.chaos.tormentor import Tormentor
 from tests.chaos.workloads import draw, same
-from tests.engine.conftest import traces
+from tests.engine.conftest import new_traces, traces
 
 
 def test_workers_die_and_stand_still_and_results_are_right():
@@ -30,7 +30,7 @@ def test_workers_die_and_stand_still_and_results_are_right():
         del expected, found
         gc.collect()
         assert engine.blocks.live == 0
-    assert traces() == before
+    assert new_traces(before) == {}
 
 
 @pytest.mark.parametrize("phase", ["starting", "computing", "spilling", "closing"])

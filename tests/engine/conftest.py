@@ -38,6 +38,21 @@ def traces():
     }
 
 
+def new_traces(before):
+    """What there is now that was not there before: what others have left may go meanwhile."""
+    now = traces()
+    return {
+        name: sorted(set(now[name]) - set(before[name])) for name in now if set(now[name]) - set(before[name])
+    }
+
+
+def limit_beyond(room, workers):
+    """A memory limit that leaves so many bytes, whatever this process and its workers take."""
+    with Engine(workers) as engine:
+        engine.get({("x", i): (abs, i) for i in range(10 * workers)}, [("x", 0)])
+        return engine.memory().private + room
+
+
 @pytest.fixture(scope="module")
 def engine():
     """An engine of two workers that keeps no warm memory, shared by the tests of a module."""

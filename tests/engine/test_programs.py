@@ -235,6 +235,43 @@ def test_a_second_ctrl_c_ends_tasks_that_do_not_stop(program):
     assert left_of(process.pid) == []
 
 
+AT_ONCE = """
+import os, signal, time
+import graphmill
+from graphmill.engine import core
+from graphmill.engine.crew import Crew
+
+core.STOP_LIMIT = 1000.0
+
+def cancel(self, client, real=Crew.cancel):
+    real(self, client)
+    os.kill(os.getpid(), signal.SIGINT)
+
+Crew.cancel = cancel
+
+def work(x):
+    print("going", flush=True)
+    while True:
+        try:
+            time.sleep(1)
+        except KeyboardInterrupt:
+            pass
+
+engine = graphmill.Engine(1)
+try:
+    engine.get({"x": (work, 1)}, "x")
+except KeyboardInterrupt:
+    print(engine.get({"x": (abs, -1)}, "x"), flush=True)
+"""
+
+
+def test_a_second_ctrl_c_that_comes_before_the_wait_ends_them_too(program):
+    process = program(AT_ONCE)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=LIMIT) == ("1\n", "")
+    assert left_of(process.pid) == []
+
+
 AT_THE_START = """
 import os, signal
 import graphmill

@@ -736,11 +736,11 @@ class Engine:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""
         if self._closed or not self._started:
             return
-        with self.access():
-            self.crew.cancel(run)
         try:
+            with self.access():
+                self.crew.cancel(run)
             self._wait_for_end(run, STOP_LIMIT)
-        finally:  # a second Ctrl-C ends the wait, too
+        finally:  # a second Ctrl-C ends the wait, too, or comes as soon as it may, before it
             with self.access():
                 for worker in self.crew.busy_with(run):
                     self.crew.kill(worker)
