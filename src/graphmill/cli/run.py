@@ -20,7 +20,7 @@ from graphmill import diagnostics
 from graphmill.cli import script
 from graphmill.cli.options import chosen, take_settings
 from graphmill.cli.output import complain
-from graphmill.cli.worker import CONNECT_LIMIT, need_distributed
+from graphmill.cli.worker import connect_limit, need_distributed
 from graphmill.diagnostics.amounts import of_bytes, of_count, of_seconds
 from graphmill.diagnostics.display import Display, display_for, progress
 from graphmill.diagnostics.log import RunLog
@@ -146,7 +146,7 @@ class Diagnostics:
         """Have Dask use a cluster where nothing else is said, until the end."""
         distributed: Any = importlib.import_module("distributed")
         try:
-            client = distributed.Client(address, timeout=CONNECT_LIMIT)
+            client = distributed.Client(address, timeout=connect_limit())
         except (OSError, TimeoutError, ValueError) as error:
             raise CommandError(f"The scheduler at {address} does not answer: {error}") from error
         self._stack.enter_context(client)

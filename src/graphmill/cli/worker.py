@@ -15,8 +15,8 @@ from graphmill.cli.options import take_settings
 from graphmill.cli.output import complain
 from graphmill.errors import CommandError, MissingExtra
 
-#: Seconds in which a scheduler has to answer.
-CONNECT_LIMIT = 30
+#: Seconds in which a worker has to end.
+_END_LIMIT = 30
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,11 +63,18 @@ async def _serve(arguments: argparse.Namespace, num_workers: int, memory_limit: 
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError, OSError, TimeoutError):
             await starting
-        await worker.close(timeout=CONNECT_LIMIT)
+        await worker.close(timeout=_END_LIMIT)
 
 
 async def _started(worker: Any) -> None:
-    await asyncio.wait_for(worker, CONNECT_LIMIT)
+    await asyncio.wait_for(worker, connect_limit())
+
+
+def connect_limit() -> float:
+    """Get the seconds in which a scheduler has to answer, from Dask's configuration."""
+    dask: Any = importlib.import_module("dask")
+    utils: Any = importlib.import_module("dask.utils")
+    return float(utils.parse_timedelta(dask.config.get("distributed.comm.timeouts.connect", "30s")))
 
 
 def need_distributed(what: str) -> None:
