@@ -4,6 +4,8 @@ import pytest
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.crew import Crew, Flight
+from graphmill.memory.block import Extent
+from graphmill.workers.messages import Died
 from graphmill.workers.work import Job, Report, Shipped, Work
 
 PAYLOAD = Shipped(b"", ())
@@ -15,6 +17,8 @@ class Pool:
     def __init__(self, num_workers):
         self.num_workers = num_workers
         self.sent = []
+        self.restarted = []
+        self.killed = []
 
     def send(self, worker, message):
         if isinstance(message, Work):
@@ -25,6 +29,15 @@ class Pool:
 
     unguard = guard
 
+    def restart(self, worker):
+        self.restarted.append(worker)
+
+    def kill(self, worker):
+        self.killed.append(worker)
+
+    def pid(self, worker):
+        return 1
+
 
 class Client:
     """Stands for a run."""
@@ -34,6 +47,10 @@ class Client:
     def __init__(self, workers):
         self.workers = workers
         self.ended = []
+        self.lost = []
+
+    def on_lost(self, flight, died, worker):
+        self.lost.append(flight.job.number)
 
     def on_report(self, flight, report, worker):
         self.ended.append(report.number)
@@ -76,3 +93,34 @@ def test_a_run_keeps_to_its_number_of_workers(crew):
         crew.submit(Flight(client, job, (), {}, 0.0001, (), None))
     crew.flush()
     assert {worker for worker, _ in crew._pool.sent} == {0}
+
+
+def quick_job(number, client):
+    return Flight(client, Job(number, PAYLOAD, (), quick=True), (), {}, 0.0001, (), None)
+
+
+def test_what_a_dead_worker_had_not_begun_is_given_out_again(crew):
+    client = Client(1)
+    for number in range(3):
+        crew.submit(quick_job(number, client))
+    crew.flush()
+    pool = crew._pool
+    assert pool.sent == [(0, 0), (0, 1), (0, 2)]
+    crew.take_in([(0, Died(1, None, 9))])
+    crew.flush()
+    assert client.lost == [0], "only the first had begun"
+    assert pool.restarted == [0]
+    assert sorted(number for _, number in pool.sent[3:]) == [1, 2]
+
+
+def test_what_is_no_report_ends_its_worker(crew):
+    client = Client(2)
+    crew.submit(long_job(0, client))
+    crew.flush()
+    crew.take_in([(1, "nonsense")])
+    assert crew._pool.killed == [1]
+    crew.take_in([(1, Report(7, PAYLOAD))])
+    assert crew._pool.killed == [1, 1], "nobody has asked for that"
+    crew.take_in([(0, Report(0, Shipped(b"", (Extent(999, 0, 0, 8, 4096),))))])
+    assert crew._pool.killed == [1, 1, 0], "there is no such memory"
+    assert client.ended == []

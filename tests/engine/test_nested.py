@@ -1,10 +1,16 @@
 """Engines inside engines, in threads, in forked processes, and at the end of the program."""
 
 import os
+import subprocess
+import sys
 import threading
+
+import psutil
+import pytest
 
 import graphmill
 from graphmill import Engine
+from tests.engine.conftest import LIMIT, SOURCE, left_of
 
 
 def test_an_engine_inside_a_task(engine):
@@ -196,3 +202,36 @@ def test_several_engines_at_once():
         for thread in threads:
             thread.join(60)
     assert len({os.getpid(), *found.values()}) == 3
+
+
+XDIST = """
+import os
+from pathlib import Path
+
+import pytest
+import graphmill
+
+@pytest.mark.parametrize("i", range(4))
+def test_both_engines(i):
+    (Path(__file__).parent / f"pid-{os.getpid()}").touch()
+    dsk = {("x", j): (lambda j: j + 1, j) for j in range(20)}
+    expected = tuple(range(1, 21))
+    assert graphmill.get(dsk, list(dsk)) == expected
+    with graphmill.Engine(1) as engine:
+        assert engine.get(dsk, list(dsk)) == expected
+"""
+
+
+def test_tests_that_pytest_xdist_spreads_over_processes(tmp_path):
+    pytest.importorskip("xdist")
+    (tmp_path / "test_both.py").write_text(XDIST)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    pids = {int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")}
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert [left_of(pid) for pid in pids] == [[], []]

@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,22 @@ def test_a_temporary_folder_that_cannot_be_written_to(alone, tmp_path):
         before=f"import os; os.chdir('/proc'); import tempfile; tempfile.tempdir = {str(tmp_path)!r}",
     )
     assert out.startswith("ConfigError No files can be made in the folder")
+
+
+def test_what_a_dead_engine_left_goes_when_the_next_one_starts(tmp_path):
+    """As after a power cut; wherever an engine has files."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    name = f"graphmill-{process.pid}-1-0"
+    folders = [tmp_path / "base", tmp_path / "spill"]
+    for folder in folders:
+        (folder / name).mkdir(parents=True)
+    segment = Path("/dev/shm", name)
+    segment.touch()
+    with Engine(1, folder=folders[0], spill_folder=folders[1]) as engine:
+        assert engine.get({"x": (abs, -1)}, "x") == 1
+        assert not segment.exists()
+        assert not any((folder / name).exists() for folder in folders)
 
 
 def test_no_temporary_folder(monkeypatch):

@@ -310,7 +310,9 @@ def test_wake_before_poll_is_not_lost(make_pool, ask):
 # ---- death
 
 
-def test_killed_worker_is_told_once_and_replaced(make_pool, ask, collect):
+def test_killed_worker_is_told_once_and_replaced(make_pool, ask, collect, monkeypatch):
+    # What the template says must be enough: by that limit, a channel that has ended would show it, too.
+    monkeypatch.setattr(supervisor, "END_LIMIT", 1_000.0)
     pool = make_pool(2)
     pid = ask(pool, "describe")["pid"]
     os.kill(pid, signal.SIGKILL)
@@ -343,6 +345,17 @@ def test_last_words_come_before_the_death(make_pool, collect):
     assert [message for _, message in events[:-1]] == list(range(500))
     assert events[-1][1].signal == KILLED
     assert pool.poll(0) == []
+
+
+def test_last_words_that_nobody_has_read_yet(make_pool, ask, collect, monkeypatch):
+    """The template's word may be heard first."""
+    pool = make_pool()
+    ask(pool, "ping")
+    monkeypatch.setattr(supervisor.Supervisor, "on_worker", lambda *args: None)
+    pool.send(0, ("say_and_die", 50))
+    events = collect(pool, 51)
+    assert [message for _, message in events[:-1]] == list(range(50))
+    assert events[-1][1].signal == KILLED
 
 
 def test_messages_to_a_dying_worker_go_nowhere(make_pool, ask):
