@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 
 from graphmill import Engine
+from graphmill.engine import core
 from graphmill.workers.pool import Pool
 from tests.engine.conftest import LIMIT, SOURCE, left_of, leftovers
 
@@ -202,6 +204,34 @@ def test_an_engine_is_closed_though_ctrl_c_comes_meanwhile(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         engine.close()
     assert leftovers() == []
+
+
+def test_ctrl_c_interrupts_tasks_and_their_workers_live_on(monkeypatch, tmp_path):
+    """All workers are busy with tasks that would never end."""
+    monkeypatch.setattr(core, "STOP_LIMIT", float(LIMIT))  # so that none is ended, however busy the machine
+
+    def forever(i):
+        (tmp_path / str(os.getpid())).touch()
+        while True:
+            time.sleep(0.01)
+
+    def interrupt():
+        deadline = time.monotonic() + LIMIT
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    dsk = {("x", i): (forever, i) for i in range(6)}
+    with Engine(2) as engine:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            engine.get(dsk, list(dsk))
+        thread.join(LIMIT)
+        dsk = {("x", i): (abs, -i) for i in range(20)}
+        assert engine.get(dsk, list(dsk)) == tuple(range(20))
+        pids = {str(engine.pool.pid(number)) for number in range(2)}
+        assert {path.name for path in tmp_path.iterdir()} == pids
 
 
 DEAF = """
