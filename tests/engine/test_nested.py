@@ -32,9 +32,17 @@ def test_get_inside_a_task_runs_in_that_process(engine):
 
 def test_threads_share_the_default_engine(script):
     source = """
-import threading, graphmill
+import threading, time, graphmill
+from graphmill import engine
 
-found = {}
+found, made = {}, []
+
+def make(*args, real=engine.Engine):
+    made.append(args)
+    time.sleep(0.2)  # for the others to ask for one, too
+    return real(*args)
+
+engine.Engine = make
 
 def compute(i):
     found[i] = graphmill.get({"x": (abs, -i), "y": (abs, "x")}, "y")
@@ -44,9 +52,9 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(found == {i: i for i in range(8)})
+print(found == {i: i for i in range(8)}, len(made))
 """
-    assert script(source) == "True\n"
+    assert script(source) == "True 1\n"
 
 
 FORK = """
