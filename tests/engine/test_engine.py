@@ -249,12 +249,9 @@ class TestMemory:
 class TestTasksThatStay:
     def test_a_lock_of_threads(self, engine, caplog):
         lock = threading.Lock()
-        assert engine.get(
-            {"l": lock, "x": (lambda lock: lock.locked(), "l"), "y": (abs, -4)}, ["x", "y"]
-        ) == (
-            False,
-            4,
-        )
+        dsk = {("x", i): (lambda lock, i: (lock.locked(), i), "l", i) for i in range(3)}
+        found = engine.get({"l": lock, **dsk, "y": (abs, -4)}, [*dsk, "y"])
+        assert found == ((False, 0), (False, 1), (False, 2), 4)
         assert sum("runs in this process" in record.message for record in caplog.records) == 1
 
     def test_a_result_that_cannot_be_sent(self, engine):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from graphmill import Engine, config
+from graphmill.engine import crew
 from graphmill.engine.deaths import function_of
 from graphmill.errors import ConfigError, TaskTimeout, WorkerDied
 
@@ -165,6 +166,14 @@ class TestTimeout:
             with pytest.raises(TaskTimeout, match=r"'x', which calls .*0.2 s of its task_timeout"):
                 engine.get({"x": (forever, 1_000), "y": (abs, "x")}, "y")
             assert engine.get({"x": (abs, -1)}, "x") == 1
+
+    def test_a_task_that_can_be_interrupted_costs_no_worker(self, monkeypatch):
+        monkeypatch.setattr(crew, "STOP_LIMIT", 1_000.0)  # so that none is ended, however busy the machine
+        with Engine(1, task_timeout=0.2) as engine:
+            pid = engine.get({"x": (os.getpid,)}, "x")
+            with pytest.raises(TaskTimeout):
+                engine.get({"x": (time.sleep, 1_000)}, "x")
+            assert engine.get({"x": (os.getpid,)}, "x") == pid
 
     def test_others_go_on_meanwhile(self):
         with Engine(2, task_timeout=60) as engine:
