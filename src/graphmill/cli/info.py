@@ -21,7 +21,9 @@ from graphmill.cli.settings import load_dask
 from graphmill.config.files import machine_name
 from graphmill.config.settings import AUTO
 from graphmill.diagnostics.amounts import of_bytes
-from graphmill.engine.core import LEAST_SHARED_MEMORY, MEMORY_PER_WORKER, Engine, lacks_shared_memory
+from graphmill.engine.choices import MEMORY_PER_WORKER
+from graphmill.engine.core import Engine
+from graphmill.engine.requirements import LEAST_SHARED_MEMORY, lacks_shared_memory
 from graphmill.machine import (
     Bound,
     available_cpus,

@@ -249,7 +249,7 @@ class Summary:
             self._count(only_ended=False)
         peak = None
         if "graphmill.engine" in sys.modules:
-            from graphmill.engine.core import peak_memory  # noqa: PLC0415 - only if the program used it
+            from graphmill.engine.open_engines import peak_memory  # noqa: PLC0415 - only if the program used it
 
             peak = peak_memory()
         if peak is None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphmill import config
-from graphmill.engine.core import Engine, checked
+from graphmill.engine.choices import checked
+from graphmill.engine.core import Engine
 from graphmill.engine.persisting import persist
 from graphmill.local import get_sync
 from graphmill.workers.shipped import in_worker

@@ -6,7 +6,6 @@ once; whichever of them has nothing else to do looks after the workers for all.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -16,43 +15,43 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
-from weakref import WeakSet, ref
+from weakref import ref
 
 from graphmill import config
 from graphmill.diagnostics.recorder import MOST_TASKS, Recorder
 from graphmill.diagnostics.watch import Glance, Watcher, begin_log
+from graphmill.engine import open_engines
 from graphmill.engine.blocks import PARENT, Blocks
+from graphmill.engine.choices import Choices, checked
 from graphmill.engine.crew import STOP_LIMIT, Client, Crew
 from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import persist
 from graphmill.engine.requirements import (
     LIMITS,
+    lacks_shared_memory,
     require_descriptors,
     tell_what_is_not_seen,
-    temporary_folder,
-    usable_folder,
 )
 from graphmill.engine.run import Run, megabytes
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.stream import Stream
-from graphmill.engine.terms import RETRIES, Terms, checked_resources, checked_retries, checked_timeout
-from graphmill.errors import ConfigError, EngineClosed, NotRecorded, PoolError, SpillError
+from graphmill.engine.terms import Terms
+from graphmill.errors import EngineClosed, NotRecorded, PoolError, SpillError
 from graphmill.graph import as_mapping, flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
-from graphmill.machine import available_cpus, parse_bytes, parse_limit, physical_memory, total_memory
-from graphmill.memory.arena import fitting_size, room, shared_memory_room
+from graphmill.machine import physical_memory
+from graphmill.memory.arena import fitting_size, shared_memory_room
 from graphmill.memory.block import BlockId, Encoded, Extent
 from graphmill.memory.codec import decode
 from graphmill.memory.heap import Heap
 from graphmill.memory.lease import Reader
 from graphmill.memory.leftovers import OwnedFolder, own_name, remove_leftovers
-from graphmill.memory.spill import SpillFile, checked_folder, default_folder
+from graphmill.memory.spill import SpillFile
 from graphmill.scheduler.estimates import Estimates
 from graphmill.workers.pool import Pool
 from graphmill.workers.signals import InterruptHold
@@ -63,12 +62,6 @@ logger = logging.getLogger("graphmill")
 KILL_LIMIT = 5.0
 #: Longest time between two looks at what else might have happened, in seconds.
 PULSE = 1.0
-#: Below so many bytes of shared memory, arenas are in files instead.
-LEAST_SHARED_MEMORY = 1 << 30
-#: Memory that there must be for each worker by default, in bytes: two of Dask's chunks.
-MEMORY_PER_WORKER = 256 << 20
-#: Bytes of idle pages that are kept per worker by default, so that blocks are quickly used again.
-WARM_PER_WORKER = 64 << 20
 
 
 class Engine:
@@ -136,24 +129,28 @@ class Engine:
         task_timeout: float | None = None,
         record: bool = False,
     ) -> None:
+        choices = Choices.of(
+            memory_limit=memory_limit,
+            num_workers=num_workers,
+            warm_limit=warm_limit,
+            folder=folder,
+            spill_folder=spill_folder,
+            spill_limit=spill_limit,
+            retries=retries,
+            resources=resources,
+            task_timeout=task_timeout,
+        )
+        self._choices = choices
         #: The most memory that all of it may take, in bytes.
-        self.memory_limit = memory_limit_of(_chosen("memory_limit", memory_limit))
-        num_workers = _chosen("num_workers", num_workers)
-        self.num_workers = workers_for(self.memory_limit) if num_workers is None else checked(num_workers)
-        warm = bytes_of("warm_limit", _chosen("warm_limit", warm_limit))
-        self._warm_limit = WARM_PER_WORKER * self.num_workers if warm is None else warm
-        self._base = usable_folder(temporary_folder() if folder is None else folder)
-        chosen = _chosen("spill_folder", spill_folder)
+        self.memory_limit = choices.memory_limit
+        #: How many workers there are.
+        self.num_workers = choices.num_workers
         #: Where blocks go when memory is short; None if there is no place.
-        self.spill_folder = default_folder() if chosen is None else checked_folder(Path(chosen))
-        self._spill_limit = bytes_of("spill_limit", _chosen("spill_limit", spill_limit))
-        retries = _chosen("retries", retries)
-        #: How often a task is run again whose worker has died, and how long one may take, in seconds.
-        self.resources = checked_resources(resources)
-        #: Held by the run that uses them, if any.
+        self.spill_folder = choices.spill_folder
+        #: How often a task is run again whose worker has died.
+        self.retries = choices.retries
+        #: Held by the run that uses its resources, if any.
         self._resources_lock = threading.RLock()
-        self.retries = RETRIES if retries is None else checked_retries(retries)
-        self.task_timeout = checked_timeout(_chosen("task_timeout", task_timeout))
         self._condition = threading.Condition(threading.RLock())
         #: Whether some thread waits for what the pool has to tell.
         self._polling = False
@@ -226,16 +223,16 @@ class Engine:
     def _make_ready(self) -> None:
         """Make all that an engine has; first what removes it, since a program may be killed at any time."""
         require_descriptors(self.num_workers)
-        _closed_at_exit(self)
-        remove_leftovers(*{self._base, self.spill_folder or self._base})
+        open_engines.opened(self)
+        remove_leftovers(*{self._choices.folder, self.spill_folder or self._choices.folder})
         self.pool.start()
         name = own_name()
-        self.pool.guard(self._base / name)
-        self._folder = OwnedFolder(self._base, name)
+        self.pool.guard(self._choices.folder / name)
+        self._folder = OwnedFolder(self._choices.folder, name)
         self._resources.callback(self._folder.close)
         in_files = self._lacks_shared_memory()
         tell_what_is_not_seen()
-        self.blocks = Blocks(self._warm_limit, self._forget_arena, self._open_spill)
+        self.blocks = Blocks(self._choices.warm_limit, self._forget_arena, self._open_spill)
         # Address space, not memory: in a container too, there may be more in files than in its memory.
         size = fitting_size(physical_memory(), 3 * self.num_workers + 2)
         self._resources.callback(self.blocks.close)
@@ -245,7 +242,7 @@ class Engine:
             arena_size=size,
             folder=self._folder.path,
             in_files=in_files,
-            warm_limit=self._warm_limit // self.num_workers,
+            warm_limit=self._choices.warm_limit // self.num_workers,
         )
         self._resources.callback(self.crew.close)
         self.limit = Limit(self.memory_limit, self._pids, self.blocks, self.crew)
@@ -293,7 +290,7 @@ class Engine:
             )
         name = own_name()
         self.pool.guard(self.spill_folder.absolute() / name)  # before it is there
-        file = SpillFile(self.spill_folder, self.crew.new_number(), self._spill_limit, name)
+        file = SpillFile(self.spill_folder, self.crew.new_number(), self._choices.spill_limit, name)
         self.crew.add_arena(file.arena)
         logger.info("memory is short: blocks move to disk, to %s", file.folder)
         return file
@@ -333,8 +330,7 @@ class Engine:
                 self._condition.wait(0.1)
             self.pool.close(self._resources.close)
             if self._started:
-                _peaks.append((self.limit.peak, self.limit.nbytes))
-                _peaks[:] = [max(_peaks)]
+                open_engines.closed(self)
             self._resources.close()
             if self._started:
                 logger.info("engine closed")
@@ -342,16 +338,24 @@ class Engine:
         if self._own_recorder is not None:
             self._own_recorder.close()
 
-    def _abandon(self) -> None:
+    def close_at_exit(self) -> None:
+        """Close it at the end of the program, where nobody is left to look at what it keeps."""
+        self._close(settle=False)
+
+    @property
+    def peak(self) -> tuple[int, int]:
+        """The most memory that it took, and its limit, in bytes."""
+        return self.limit.peak, self.limit.nbytes
+
+    def abandon(self) -> None:
         """In a process forked from the engine's: touch nothing of it any more.
 
         Arrays that lie in its memory are still there. When they go here, nobody must give that memory back:
         it is the other process that knows who else looks at it.
         """
         self._closed = True
-        self._condition = threading.Condition(
-            threading.RLock()
-        )  # whoever had it locked is not in this process
+        # Whoever had it locked is not in this process.
+        self._condition = threading.Condition(threading.RLock())
         if self._started:
             self._reader.close()
 
@@ -622,9 +626,9 @@ class Engine:
         settings_of_dask = dask_settings()
         with self.access():
             self.crew.settings = settings_of_dask
-        log = begin_log(self, self.watchers)
+        choices, log = self._choices, begin_log(self, self.watchers)
         graph = as_mapping(dsk)
-        terms = Terms.of(dsk, graph, self.retries, self.task_timeout, self.resources)
+        terms = Terms.of(dsk, graph, choices.retries, choices.task_timeout, choices.resources)
         run = Run(self, min(most, self.num_workers), terms, log)
         run.most = most
         values: dict[Any, Any] = dict(cache or {})
@@ -835,102 +839,3 @@ class _Results:
         if key not in self._made:
             self._made[key] = self._run.value_of(self._left[key])
         return self._made[key]
-
-
-def checked(num_workers: Any) -> int:
-    """See that a number of workers is one."""
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int):
-        raise TypeError(f"num_workers must be a whole number, got {num_workers!r}")
-    if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    return num_workers
-
-
-def lacks_shared_memory(folder: Path) -> bool:
-    """Tell whether blocks are kept in files in a folder, since there is too little shared memory."""
-    free = shared_memory_room()
-    return free is not None and free < min(LEAST_SHARED_MEMORY, room(folder))
-
-
-def workers_for(memory_limit: int) -> int:
-    """Tell how many workers there are by default: one per CPU, as far as there is memory for each."""
-    each = config.get("memory_per_worker")
-    each = MEMORY_PER_WORKER if each is None else parse_bytes(each)
-    return max(1, min(available_cpus(), memory_limit // each))
-
-
-def _chosen(name: str, argument: Any) -> Any:
-    """Get a setting: the argument, or what was configured."""
-    return config.get(name) if argument is None else argument
-
-
-def memory_limit_of(value: Any) -> int:
-    """See that a memory limit is one, and get it in bytes."""
-    try:
-        limit = parse_limit(value, total_memory())
-    except ConfigError as error:
-        raise ConfigError(f"memory_limit: {error}") from None
-    if limit < config.LEAST_MEMORY:
-        raise ConfigError(
-            f"memory_limit must be at least {config.LEAST_MEMORY >> 20} MiB, which is what processes take "
-            f"that do nothing; got {value!r}"
-        )
-    return limit
-
-
-def bytes_of(name: str, value: Any) -> int | None:
-    """See that an amount of memory is one, and get it in bytes; 0 may be meant."""
-    if value is None or (type(value) is int and value == 0):
-        return value
-    try:
-        return parse_bytes(value)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from None
-
-
-#: Engines to be closed when the program ends.
-_engines: WeakSet[Engine] = WeakSet()
-
-
-#: The most memory that any closed engine took, and its limit.
-_peaks: list[tuple[int, int]] = []
-
-
-def peak_memory() -> tuple[int, int] | None:
-    """Tell the most memory that any engine of this process has taken, and the limit of that engine.
-
-    Returns
-    -------
-    tuple of int or None
-        Both in bytes; None if no engine was started.
-    """
-    alive = [(engine.limit.peak, engine.limit.nbytes) for engine in list(_engines) if not engine.closed]
-    return max([*_peaks, *alive], default=None)
-
-
-def _closed_at_exit(engine: Engine) -> None:
-    """See that an engine is closed at the end of the program, and left alone by forked processes."""
-    global _hooked  # noqa: PLW0603 - once in a process, for there is no way to take a fork hook back
-    if not _hooked:
-        _hooked = True
-        os.register_at_fork(after_in_child=_abandon_all)
-    if not _engines:
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
-    _engines.add(engine)
-
-
-_hooked = False
-
-
-def _abandon_all() -> None:
-    for engine in list(_engines):
-        engine._abandon()  # noqa: SLF001 - the same module
-    _engines.clear()
-
-
-def _close_all() -> None:
-    # The program ends as it is: another Ctrl-C has nothing left to stop.
-    with contextlib.suppress(KeyboardInterrupt), InterruptHold():
-        for engine in list(_engines):
-            engine._close(settle=False)  # noqa: SLF001 - nobody is left to look at what it keeps

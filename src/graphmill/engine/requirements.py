@@ -14,11 +14,15 @@ from typing import Final
 
 from graphmill.errors import ConfigError, PoolError
 from graphmill.footprint import private_bytes
+from graphmill.memory.arena import room, shared_memory_room
 
 logger = logging.getLogger("graphmill")
 
 #: Files that this process has open for an engine, and for each worker besides: channels and arenas.
 _FILES, _FILES_PER_WORKER = 14, 4
+
+#: Below so many bytes of shared memory, arenas are in files instead.
+LEAST_SHARED_MEMORY: Final = 1 << 30
 
 LIMITS: Final = (
     "Limits on open files (ulimit -n), processes (ulimit -u) and address space (ulimit -v), and the room in "
@@ -92,3 +96,9 @@ def usable_folder(folder: str | os.PathLike[str]) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"No files can be made in the folder {str(path)!r}: choose another")
     return path
+
+
+def lacks_shared_memory(folder: Path) -> bool:
+    """Tell whether blocks are kept in files in a folder, since there is too little shared memory."""
+    free = shared_memory_room()
+    return free is not None and free < min(LEAST_SHARED_MEMORY, room(folder))
