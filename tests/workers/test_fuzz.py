@@ -85,7 +85,7 @@ def test_what_came_before_is_not_lost():
         assert channel.lost
 
 
-@pytest.mark.parametrize("length", [LONGEST + 1, (1 << 64) - 1, 1 << 50])
+@pytest.mark.parametrize("length", [LONGEST + 1, (1 << 64) - 1, 1 << 50, 1 << 20])
 def test_no_memory_is_set_aside_for_a_length_that_nobody_meant(length):
     reader = FrameReader()
     space = reader.space()
