@@ -3,11 +3,13 @@
 import pickle
 import random
 import socket
+import zlib
 from contextlib import suppress
 
 import pytest
 
 from graphmill.errors import ChannelClosed, MessageError
+from graphmill.workers import frames as frames_module
 from graphmill.workers.channel import PollChannel, WaitChannel
 from graphmill.workers.frames import LONGEST, SCRATCH, FrameReader, pack
 from graphmill.workers.messages import Died
@@ -91,6 +93,17 @@ def test_no_memory_is_set_aside_for_a_length_that_nobody_meant(length):
     space = reader.space()
     space[:16] = length.to_bytes(8, "little") + bytes(8)
     reader.advance(16)
+    with pytest.raises(MessageError, match="no message"):
+        reader.messages()
+    assert len(reader._buffer) == SCRATCH
+
+
+@pytest.mark.parametrize("length", [LONGEST + 1, (1 << 64) - 1])
+def test_what_is_too_long_is_refused_though_its_header_is_right(length):
+    reader = FrameReader()
+    header = frames_module._HEADER.pack(length, 0, zlib.crc32(frames_module._LENGTH.pack(length, 0)))
+    reader.space()[: len(header)] = header
+    reader.advance(len(header))
     with pytest.raises(MessageError, match="no message"):
         reader.messages()
     assert len(reader._buffer) == SCRATCH
