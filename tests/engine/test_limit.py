@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_and_costs_no_engine():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 40 MB."""
+    """A file system of 80 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     if os.system(f"mount -t tmpfs -o size=80m none {folder} 2>/dev/null"):

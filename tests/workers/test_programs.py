@@ -1,5 +1,6 @@
 """Pools in programs of all kinds, however they are started, and however they end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -155,6 +156,7 @@ def test_end_of_the_program(run, ending):
 
 #: Has its workers print, and writes what it found into a file.
 SILENT = """
+import contextlib
 import json
 from graphmill.workers.pool import Pool
 with Pool(2, serve="serving:echo", preload=()) as pool, open("found", "w") as output:
@@ -257,3 +259,46 @@ def test_ctrl_c_at_the_terminal(tmp_path):
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert psutil.wait_procs(processes, timeout=LIMIT)[1] == []  # of some, the system takes note later
     assert (tmp_path / f"graphmill-{parent.pid}-early").exists()
+
+
+BETWEEN_TWO = """
+import os, signal, sys
+from graphmill.workers.pool import Pool
+from graphmill.workers.template_handle import TemplateHandle
+
+def start(self, *args, real=TemplateHandle.start):
+    if self.preloads.left_out:  # the first template is not of use, and this would be the second
+        print(self._predecessor[1].pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, *args)
+
+TemplateHandle.start = start
+path = os.path.join(os.getcwd(), f"graphmill-{os.getpid()}-guarded")
+pool = Pool(1, serve="serving:echo", preload=["threaded_library"])
+pool.start()
+pool.guard(path)
+open(path, "w").close()
+pool.send(0, ("describe",))
+pool.poll(60)
+"""
+
+
+def test_a_parent_that_is_killed_between_two_templates(tmp_path):
+    """The first has imported what starts a thread: it forks nobody, but cleans up until the second can."""
+    library = tmp_path / "threaded_library.py"
+    library.write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import threaded_library\n" + BETWEEN_TWO],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        cwd=tmp_path,
+        env=environment(SOURCE, HERE, tmp_path, PYTHONDONTWRITEBYTECODE="1"),
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(LIMIT)
+    assert list(tmp_path.iterdir()) == [library]

@@ -157,6 +157,7 @@ class Template:
         "_serve",
         "_signals",
         "_slots",
+        "_useless",
     )
 
     def __init__(self, control: DescriptorChannel) -> None:
@@ -171,6 +172,8 @@ class Template:
         self._slots = memoryview(b"")
         #: Nothing more can be done for the parent: it has been told why.
         self._over = False
+        #: It forks nobody any more, and stays to clean up for the parent until another template does.
+        self._useless = False
         #: A descriptor of the parent's process, where the system has such.
         self._parent: int | None = None
         #: Bytes come out of the first when a child has ended.
@@ -248,8 +251,7 @@ class Template:
         try:
             self._serve = resolve(plan.serve)
         except (Exception, SystemExit):  # noqa: BLE001 - whatever its module raises: the parent is told
-            self._control.send(Failed(traceback.format_exc()))
-            self._end(0)
+            self._give_up(Failed(traceback.format_exc()))
             return
         self._imports.threads = count_threads()
         for name in plan.preload:
@@ -273,9 +275,14 @@ class Template:
         spoilt = self._imports.spoilt()
         if spoilt is None:
             return False
-        self._control.send(spoilt)
-        self._end(0)
+        self._give_up(spoilt)
         return True
+
+    def _give_up(self, why: Spoilt | Failed) -> None:
+        """Fork nobody any more, but guard what there is: the parent may die before another template does."""
+        self._end_workers(0)
+        self._useless = True
+        self._control.send(why)
 
     # ---- workers
 
@@ -285,7 +292,7 @@ class Template:
         if descriptor is None:
             self._control.send(NotForked(worker, "too many open files"))
             return None
-        if self._over or self._give_up_if_spoilt():
+        if self._useless or self._give_up_if_spoilt():
             os.close(descriptor)
             return None
         assert self._plan is not None

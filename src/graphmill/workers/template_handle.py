@@ -63,8 +63,10 @@ class TemplateHandle:
     __slots__ = (
         "_attempts",
         "_events",
+        "_given_up",
         "_num_workers",
         "_parent",
+        "_predecessor",
         "_process",
         "_selector",
         "_serve",
@@ -86,6 +88,10 @@ class TemplateHandle:
         self._selector: selectors.BaseSelector | None = None
         #: What the selector looks for on the channel; 0 if it is not registered.
         self._events = 0
+        #: Whether it has said that it forks nobody any more.
+        self._given_up = False
+        #: One that has, and still guards what there is until its successor does.
+        self._predecessor: tuple[PollChannel, subprocess.Popen[bytes]] | None = None
         #: How many templates were started since one was ready.
         self._attempts = 0
         #: How often it could not fork a worker since it last could.
@@ -169,6 +175,7 @@ class TemplateHandle:
         selector.register(self.channel, selectors.EVENT_READ)
         self.send(plan)
         self.send(Guard(tuple(guarded)))
+        self._dismiss_predecessor()  # not before: whoever kills this process leaves it to one of them
 
     # ---- messages
 
@@ -202,7 +209,10 @@ class TemplateHandle:
             raise
         if not channel.ended:
             self._watch(channel)
-        return [message for message in messages if not self._hear(message)]
+        left = [message for message in messages if not self._hear(message)]
+        if self._given_up:
+            channel.ended = True  # it has nothing more to say
+        return left
 
     def _hear(self, message: object) -> bool:
         """Take in what it says of itself; False if that is something else."""
@@ -214,6 +224,7 @@ class TemplateHandle:
                 self._attempts = 0
                 self.preloads.done(failed)
             case Spoilt(blamed=blamed, innocent=innocent):
+                self._given_up = True
                 self.preloads.started_threads(blamed, innocent, again=self._attempts > 1)
             case _:
                 return False
@@ -258,39 +269,75 @@ class TemplateHandle:
 
     def died(self) -> None:
         """Let go of it after its channel's end."""
-        self.let_go()
+        if self._given_up:
+            self._retire()
+        else:
+            self.let_go()
         if not self.ready:
             self.preloads.died(again=self._attempts > 1)
 
+    def _retire(self) -> None:
+        """Let it stay as a guard until it has a successor."""
+        self._given_up = False
+        channel, process = self.channel, self._process
+        self.channel = self._process = None
+        if channel is not None and process is not None:
+            self._unregister(channel)
+            self._predecessor = channel, process
+
+    def _dismiss_predecessor(self) -> None:
+        predecessor, self._predecessor = self._predecessor, None
+        if predecessor is not None:
+            channel, process = predecessor
+            channel.send(Goodbye())
+            channel.close()
+            _wait_for_end(process)
+
+    def _unregister(self, channel: PollChannel) -> None:
+        if self._events:
+            self._registry().unregister(channel)
+        self._events = 0
+
     def let_go(self) -> None:
         """Close its channel, and see that its process ends; may be called again."""
+        self._given_up = False
         channel, self.channel = self.channel, None
         if channel is not None:
-            if self._events:
-                self._registry().unregister(channel)
-            self._events = 0
+            self._unregister(channel)
             channel.close()
         process, self._process = self._process, None
         if process is not None:
-            try:
-                process.wait(END_LIMIT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                try:
-                    process.wait(END_LIMIT)
-                except subprocess.TimeoutExpired:
-                    logger.warning("The template process %d does not end, though it was killed", process.pid)
+            _wait_for_end(process)
+        self._dismiss_predecessor()
 
     def abandon(self) -> None:
         """Close what a forked process has inherited, and touch nothing that it shares with its parent."""
-        if self.channel is not None:
-            self.channel.close()
-        if self._process is not None:
-            self._process.returncode = 0  # it is not this process's child
+        ends: list[tuple[PollChannel | None, subprocess.Popen[bytes] | None]] = [
+            (self.channel, self._process)
+        ]
+        if self._predecessor is not None:
+            ends.append(self._predecessor)
+        for channel, process in ends:
+            if channel is not None:
+                channel.close()
+            if process is not None:
+                process.returncode = 0  # it is not this process's child
 
     def _registry(self) -> selectors.BaseSelector:
         assert self._selector is not None
         return self._selector
+
+
+def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    """See that a process ends whose channel was closed, by force if it has to be."""
+    try:
+        process.wait(END_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        try:
+            process.wait(END_LIMIT)
+        except subprocess.TimeoutExpired:
+            logger.warning("The template process %d does not end, though it was killed", process.pid)
 
 
 def _inherited(descriptor: int) -> int | None:
