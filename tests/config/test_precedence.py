@@ -87,8 +87,8 @@ class TestAuto:
         ],
     )
     def test_cpus_and_memory(self, monkeypatch, cpus, limit, each, workers):
-        monkeypatch.setattr("graphmill.engine.core.available_cpus", lambda: cpus)
-        monkeypatch.setattr("graphmill.engine.core.total_memory", lambda: 64 << 30)
+        monkeypatch.setattr("graphmill.engine.choices.available_cpus", lambda: cpus)
+        monkeypatch.setattr("graphmill.engine.choices.total_memory", lambda: 64 << 30)
         with config.set(memory_per_worker=each):
             with Engine(memory_limit=limit) as engine:
                 assert engine.num_workers == workers

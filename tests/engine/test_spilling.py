@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from graphmill.engine import Engine, core
+from graphmill.engine import Engine, choices
 from graphmill.engine.blocks import PARENT, Blocks
 from graphmill.errors import ConfigError, SpillError, SpillFull
 from graphmill.local import get_sync
@@ -418,7 +418,7 @@ def _die_once(x, path):
 
 class TestSettings:
     def test_no_folder_on_a_disk(self, monkeypatch):
-        monkeypatch.setattr(core, "default_folder", lambda: None)
+        monkeypatch.setattr(choices, "default_folder", lambda: None)
         failed = []
         with Engine(1) as engine:
 

@@ -261,6 +261,43 @@ def test_ctrl_c_at_the_terminal(tmp_path):
     assert (tmp_path / f"graphmill-{parent.pid}-early").exists()
 
 
+WHILE_IT_IMPORTS = """
+import os, signal
+from graphmill.workers.pool import Pool
+
+path = os.path.join(os.getcwd(), f"graphmill-{os.getpid()}-guarded")
+pool = Pool(1, serve="serving:echo", preload=["slow_library"])
+pool.start()
+pool.guard(path)
+open(path, "w").close()
+pool.send(0, ("describe",))
+while not os.path.exists("begun"):
+    pool.poll(0.01)
+print(pool.template_pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_parent_that_is_killed_while_the_template_imports(tmp_path):
+    """What it imports may take long, and the parent's files must not stay as long."""
+    library = tmp_path / "slow_library.py"
+    begun = tmp_path / "begun"
+    library.write_text(f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(1000)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_IT_IMPORTS],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        cwd=tmp_path,
+        env=environment(SOURCE, HERE, tmp_path, PYTHONDONTWRITEBYTECODE="1"),
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(LIMIT)
+    assert sorted(tmp_path.iterdir()) == [begun, library]
+
+
 BETWEEN_TWO = """
 import os, signal, sys
 from graphmill.workers.pool import Pool

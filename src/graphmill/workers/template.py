@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import mmap
 import os
+import select
 import selectors
 import signal
 import socket
@@ -23,6 +25,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -134,6 +137,10 @@ class Imports:
         if self.blamed:
             return Spoilt(tuple(self.blamed), tuple(self.clean))
         return Spoilt(tuple(loaded), ())
+
+
+class _Unwanted(BaseException):
+    """The parent has ended while something was imported for it; not for the code that is imported."""
 
 
 class Template:
@@ -254,14 +261,40 @@ class Template:
             self._give_up(Failed(traceback.format_exc()))
             return
         self._imports.threads = count_threads()
-        for name in plan.preload:
-            if os.getppid() != plan.parent:
-                break  # nobody is left to import it for, and there is to be cleaned up
-            self._control.send(Importing(name))
-            self._imports.load(name)
+        with self._hearing_the_end():
+            for name in plan.preload:
+                if os.getppid() != plan.parent:
+                    raise _Unwanted  # nobody is left to import it for, and there is to be cleaned up
+                self._control.send(Importing(name))
+                self._imports.load(name)
+        if self._useless:
+            return
         tune_allocator()
         if not self._give_up_if_spoilt():
             self._control.send(Ready(tuple(self._imports.failed)))
+
+    @contextlib.contextmanager
+    def _hearing_the_end(self) -> Iterator[None]:
+        """Have imports end in the middle if the parent does: they take seconds, and it has left things."""
+        descriptor = self._control.fileno()
+
+        def look(signum: int, frame: object) -> None:  # noqa: ARG001 - a handler
+            poll = select.poll()
+            poll.register(descriptor, 0)
+            if any(events & select.POLLHUP for _, events in poll.poll(0)):
+                raise _Unwanted
+
+        before = signal.signal(signal.SIGIO, look)
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+        try:
+            yield
+        except _Unwanted:
+            self._useless = True
+        finally:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+            signal.signal(signal.SIGIO, before)
 
     def _watch(self, parent: int) -> None:
         """Learn of the parent's end even if a process that it forked keeps its sockets open."""
