@@ -202,14 +202,20 @@ class Template:
             In a new worker, what it is to be; None in the template, at its end.
         """
         while not self._over:
+            gone = False
             for key, _ in self._selector.select():
                 if key.fileobj is self._control:
                     self._control.flush()
                 elif key.fileobj is self._signals[0]:
                     self._reap()
                 else:
-                    self._control.ended = True  # the parent's process has ended
-            for message in self._control.receive():
+                    gone = True  # the parent's process has ended
+            messages = self._control.receive()
+            if gone:
+                # All that it had said: what it guarded may stand in a message that was not received yet.
+                messages += self._control.drain()
+                self._useless = self._control.ended = True
+            for message in messages:
                 child = self._obey(message)
                 if child is not None:
                     return child
