@@ -261,6 +261,22 @@ def test_ctrl_c_at_the_terminal(tmp_path):
     assert (tmp_path / f"graphmill-{parent.pid}-early").exists()
 
 
+def run_killed(source, folder):
+    """Run a program in a folder that names its template and kills itself; wait until that has ended, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        cwd=folder,
+        env=environment(SOURCE, HERE, folder, PYTHONDONTWRITEBYTECODE="1"),
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(LIMIT)
+
+
 WHILE_IT_IMPORTS = """
 import os, signal
 from graphmill.workers.pool import Pool
@@ -283,18 +299,7 @@ def test_a_parent_that_is_killed_while_the_template_imports(tmp_path):
     library = tmp_path / "slow_library.py"
     begun = tmp_path / "begun"
     library.write_text(f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(1000)\n")
-    done = subprocess.run(
-        [sys.executable, "-c", WHILE_IT_IMPORTS],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        cwd=tmp_path,
-        env=environment(SOURCE, HERE, tmp_path, PYTHONDONTWRITEBYTECODE="1"),
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(done.stdout)).wait(LIMIT)
+    run_killed(WHILE_IT_IMPORTS, tmp_path)
     assert sorted(tmp_path.iterdir()) == [begun, library]
 
 
@@ -326,16 +331,5 @@ def test_a_parent_that_is_killed_between_two_templates(tmp_path):
     library.write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", "import threaded_library\n" + BETWEEN_TWO],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        cwd=tmp_path,
-        env=environment(SOURCE, HERE, tmp_path, PYTHONDONTWRITEBYTECODE="1"),
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(done.stdout)).wait(LIMIT)
+    run_killed("import threaded_library\n" + BETWEEN_TWO, tmp_path)
     assert list(tmp_path.iterdir()) == [library]
