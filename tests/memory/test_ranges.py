@@ -155,8 +155,8 @@ def test_warm_memory_is_used_first_and_the_smallest_that_fits():
     taken = [ranges.allocate(pages * PAGE) for pages in (5, 1, 3, 1, 4, 1)]
     for each in (taken[0], taken[2], taken[4]):
         ranges.free(each.offset, each.length)
-    assert ranges.allocate(3 * PAGE - 1) == (taken[2].offset, 3 * PAGE, True, False)
-    assert ranges.allocate(3 * PAGE) == (taken[4].offset, 3 * PAGE, True, False)
+    assert ranges.allocate(3 * PAGE - 1) == (taken[2].offset, 3 * PAGE, ())
+    assert ranges.allocate(3 * PAGE) == (taken[4].offset, 3 * PAGE, ())
     assert ranges.warm_bytes == 6 * PAGE
 
 
@@ -164,7 +164,7 @@ def test_what_grows_takes_its_old_pages_along():
     ranges = Ranges(100 * PAGE, PAGE)
     first = ranges.allocate(10 * PAGE)
     ranges.free(first.offset, first.length)
-    assert ranges.allocate(12 * PAGE) == (0, 12 * PAGE, False, False)
+    assert ranges.allocate(12 * PAGE) == (0, 12 * PAGE, ((10 * PAGE, 2 * PAGE),))
     assert ranges.warm_bytes == 0
 
 
@@ -173,11 +173,11 @@ def test_pages_given_back_are_cold_and_read_as_zeros():
     first = ranges.allocate(10 * PAGE)
     ranges.free(first.offset, first.length)
     (trimmed,) = ranges.trim(2 * PAGE + 1)
-    assert trimmed == (7 * PAGE, 3 * PAGE, True, False)
+    assert trimmed == (7 * PAGE, 3 * PAGE, ())
     ranges.free(trimmed.offset, trimmed.length, warm=False)
     assert (ranges.warm_bytes, ranges.cold_bytes) == (7 * PAGE, 3 * PAGE)
-    assert ranges.allocate(8 * PAGE) == (0, 8 * PAGE, False, False)
-    assert ranges.allocate(PAGE) == (8 * PAGE, PAGE, False, True)
+    assert ranges.allocate(8 * PAGE) == (0, 8 * PAGE, ((7 * PAGE, PAGE),))
+    assert ranges.allocate(PAGE) == (8 * PAGE, PAGE, ((8 * PAGE, PAGE),))
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,30 @@ def test_nothing_grows_by_shrinking():
 def test_a_segment_shorter_than_a_page_has_no_room():
     with pytest.raises(ArenaFull):
         Ranges(PAGE - 1, PAGE).allocate(1)
+
+
+def test_long_stretches_start_where_huge_pages_do():
+    huge = 8 * PAGE
+    ranges = Ranges(100 * PAGE, PAGE, huge)
+    small = ranges.allocate(PAGE)
+    first, second = ranges.allocate(huge), ranges.allocate(2 * huge + PAGE)
+    assert (first.offset, second.offset) == (huge, 2 * huge)
+    assert first.clean
+    assert second.clean
+    assert ranges.allocate(7 * PAGE).offset == small.length  # what was left free before it
+    assert ranges.cold_bytes == (100 - 1 - 8 - 17 - 7) * PAGE
+
+
+def test_long_stretches_start_anywhere_where_there_is_no_other_room():
+    huge = 8 * PAGE
+    ranges = Ranges(12 * PAGE, PAGE, huge)
+    ranges.allocate(PAGE)
+    assert ranges.allocate(10 * PAGE) == (PAGE, 10 * PAGE, ((PAGE, 10 * PAGE),))
+
+
+def test_used_pages_go_before_huge_ones():
+    huge = 8 * PAGE
+    ranges = Ranges(100 * PAGE, PAGE, huge)
+    first = ranges.allocate(9 * PAGE)
+    ranges.free(first.offset, first.length)
+    assert ranges.allocate(12 * PAGE) == (0, 12 * PAGE, ((9 * PAGE, 3 * PAGE),))

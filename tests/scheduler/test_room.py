@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphmill.graph import read_graph
 from graphmill.order import order_graph
 from graphmill.scheduler import Options, Scheduler, Selection
-from graphmill.scheduler.estimates import AHEAD, QUICK, UNKNOWN, Estimates
+from graphmill.scheduler.estimates import AHEAD, SOON_OVER, UNKNOWN, Estimates
 from graphmill.scheduler.events import (
     Abort,
     Release,
@@ -91,9 +91,10 @@ def test_tiny_outputs_weigh_nothing():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "share"), [(1.0, 1.0), (QUICK, 1.0), (AHEAD / 8, 0.125), (0.0, 1 / 1024)]
+    ("seconds", "share"),
+    [(1.0, 1.0), (SOON_OVER, 1.0), (SOON_OVER / 2, 0.5), (AHEAD, 0.5), (AHEAD / 8, 0.125), (0.0, 1 / 1024)],
 )
-def test_a_quick_task_takes_a_part_of_a_worker(seconds, share):
+def test_a_task_that_is_soon_over_takes_a_part_of_a_worker(seconds, share):
     estimates = Estimates()
     estimates.learn("x", seconds)
     assert estimates.share("x") == share

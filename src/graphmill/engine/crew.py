@@ -23,6 +23,7 @@ from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.leftovers import own_name
 from graphmill.memory.segments import SHARED_MEMORY
+from graphmill.scheduler.estimates import SOON_OVER
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
 from graphmill.workers.work import (
@@ -79,6 +80,11 @@ class Flight:
     limit: float | None = None
     #: Whether it has taken longer, and was interrupted.
     overdue: bool = False
+
+    @property
+    def may_be_long(self) -> bool:
+        """Whether nothing should wait behind it."""
+        return self.expected >= SOON_OVER and not isinstance(self.job, Batch)
 
 
 @dataclass(slots=True)
@@ -277,7 +283,7 @@ class Crew:
     def _give(self, seat: _Seat, flight: Flight) -> None:
         seat.flights[flight.job.number] = flight
         seat.load += flight.expected
-        seat.long += not flight.job.quick
+        seat.long += flight.may_be_long
         seat.jobs.append(flight)
 
     def flush(self) -> None:
@@ -388,7 +394,7 @@ class Crew:
         seat.warm = report.warm
         seat.since = None
         seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
-        seat.long -= not flight.job.quick
+        seat.long -= flight.may_be_long
         for value in values_in(report):
             self._blocks.hold(value.extents)
         for block in report.pinned:
@@ -453,7 +459,7 @@ class Crew:
                     flight = seat.flights.pop(number)
                     seat.jobs.remove(flight)
                     seat.load -= flight.expected
-                    seat.long -= not flight.job.quick
+                    seat.long -= flight.may_be_long
                     self._blocks.drop(flight.extents)
                     continue
                 seat.cancelled.append(number)

@@ -27,8 +27,9 @@ import psutil
 
 from graphmill.errors import ArenaFull
 from graphmill.memory import segments
+from graphmill.memory.hugepages import HugePages
 from graphmill.memory.leftovers import lock, own_name
-from graphmill.memory.mapping import address_of, map_private, map_shared
+from graphmill.memory.mapping import CAN_REVERT, HUGE_PAGE, address_of, advise, map_private, map_shared
 from graphmill.memory.segments import SHARED_MEMORY
 
 #: Offsets and lengths of blocks are multiples of it, in bytes.
@@ -81,8 +82,10 @@ class Arena:
         #: What other processes need to attach it.
         self.handle = handle
         self._descriptor: int | None = descriptor
-        self._shared: mmap.mmap | None = None
-        self._private: mmap.mmap | None = None
+        self._shared: memoryview | None = None
+        self._private: memoryview | None = None
+        #: None where small pages only can be had: in files, and on other systems than Linux.
+        self._huge = HugePages() if CAN_REVERT and handle.folder is None else None
         #: Removes the name, once; None in processes that only attached.
         self._unlink: weakref.finalize[..., Self] | None = None
 
@@ -154,7 +157,7 @@ class Arena:
     # ---- mappings
 
     @property
-    def shared(self) -> mmap.mmap:
+    def shared(self) -> memoryview:
         """The mapping to write through: everybody sees it."""
         if self._shared is None:
             self._shared = map_shared(self.descriptor, self.size)
@@ -166,7 +169,7 @@ class Arena:
         return address_of(self.shared)
 
     @property
-    def private(self) -> mmap.mmap:
+    def private(self) -> memoryview:
         """The mapping to read through: what this process writes there, nobody else sees."""
         if self._private is None:
             self._private = map_private(self.descriptor, self.size)
@@ -180,7 +183,7 @@ class Arena:
     # ---- pages
 
     def reserve(self, offset: int, nbytes: int) -> None:
-        """Make sure that pages are there, so that writing to them cannot fail.
+        """Make sure that pages are there where none were, so that writing to them cannot fail.
 
         Without it a full file system kills the process that writes (SIGBUS). Systems other than Linux
         have no limit on shared memory besides memory itself; there only files are filled.
@@ -197,8 +200,13 @@ class Arena:
         """
         if not 0 <= offset <= offset + nbytes <= self.size:
             raise ValueError(f"{nbytes} bytes at {offset} are no part of arena {self.number}")
+        begin = end = offset
+        if self._huge is not None and nbytes >= HUGE_PAGE:
+            begin, end = self._huge.fill(self.descriptor, self.shared, offset, nbytes)
         try:
-            reserve_pages(self.descriptor, offset, nbytes, self.handle.folder is not None)
+            for start, stop in ((offset, begin), (end, offset + nbytes)):
+                if stop > start:
+                    reserve_pages(self.descriptor, start, stop - start, self.handle.folder is not None)
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -220,7 +228,7 @@ class Arena:
         if not hasattr(mmap, "MADV_REMOVE"):
             return False
         try:
-            self.shared.madvise(mmap.MADV_REMOVE, offset, nbytes)
+            advise(self.shared, offset, nbytes, mmap.MADV_REMOVE)
         except OSError as error:
             if error.errno in UNSUPPORTED:
                 return False

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple, TypeAlias
 from graphmill.errors import AllowanceSpent, ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
-from graphmill.memory.mapping import make_private
+from graphmill.memory.mapping import HUGE_PAGE, make_private
 from graphmill.memory.ranges import Range, Ranges
 
 #: Whatever has the buffer protocol.
@@ -65,14 +65,13 @@ class HeapUsage(NamedTuple):
 class Part:
     """One arena of a heap."""
 
-    __slots__ = ("address", "arena", "end", "mapping", "memory", "ranges")
+    __slots__ = ("address", "arena", "end", "memory", "ranges")
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
-        self.ranges = Ranges(arena.size, PAGE)
-        self.mapping = arena.shared
+        self.ranges = Ranges(arena.size, PAGE, HUGE_PAGE)
         #: All of its memory; it stays mapped for as long as this lives, whatever becomes of the arena.
-        self.memory = memoryview(self.mapping)
+        self.memory = arena.shared
         #: Where it starts in this process.
         self.address = arena.address
         #: Where it ends.
@@ -110,7 +109,8 @@ class Part:
         not used again: better less room than a write to a page that does not exist.
         """
         try:
-            self.arena.reserve(taken.offset, taken.length)
+            for offset, length in taken.cold:
+                self.arena.reserve(offset, length)
         except ArenaFull:
             if self.arena.punch(taken.offset, taken.length):
                 self.ranges.free(taken.offset, taken.length, warm=False)
@@ -123,7 +123,7 @@ class Part:
             descriptor = self.arena.descriptor
         except ValueError:
             return  # closed; what is live stays shared
-        make_private(self.mapping, descriptor)
+        make_private(self.memory, descriptor)
 
     def trim(self, nbytes: int) -> int:
         """Give free pages back to the system; return how many bytes went."""

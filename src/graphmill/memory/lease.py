@@ -15,7 +15,6 @@ it keeps seeing his own changes, and a later task that is given the same block g
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -48,7 +47,7 @@ class Lease(weakref.ref[Bytes]):
     #: Where its bytes start in this process.
     address: int
     #: The mapping of the whole arena, if they lie in that one.
-    mapping: mmap.mmap | None
+    mapping: memoryview | None
 
 
 class Reader:

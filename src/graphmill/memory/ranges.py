@@ -7,7 +7,8 @@ one was never touched, or went back to the system, and has to be reserved before
 An allocation takes the smallest warm piece that is long enough. Where there is none it takes the
 smallest such cold piece, and with it the warm piece on its left, if there is one: memory that grows a
 little from one allocation to the next then uses its old pages again instead of leaving them behind.
-Only where that fails too are pieces of both kinds joined.
+Otherwise a long stretch starts where a huge page does, since the system can fill only whole ones at
+once. Only where all of that fails are pieces of both kinds joined.
 """
 
 from __future__ import annotations
@@ -25,10 +26,18 @@ class Range(NamedTuple):
     offset: int
     #: Its length, in bytes.
     length: int
-    #: Every page is there: it may be written at once.
-    warm: bool
-    #: No page is there: once reserved, it reads as zeros.
-    clean: bool
+    #: The parts of it where no page is there: where each starts, and its length, in bytes.
+    cold: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def warm(self) -> bool:
+        """Whether every page is there: it may be written at once."""
+        return not self.cold
+
+    @property
+    def clean(self) -> bool:
+        """Whether no page is there: once reserved, it reads as zeros."""
+        return self.cold == ((self.offset, self.length),)
 
 
 class Pieces:
@@ -137,17 +146,22 @@ class Ranges:
         Length of the segment, in bytes; what is left of the last page is not used.
     page : int
         Offsets and lengths are multiples of it, in bytes.
+    huge : int, optional
+        Length of a huge page, in bytes: stretches at least as long start at a multiple of it, where only
+        cold pages are taken and there is room.
 
     Notes
     -----
     Not safe for use by several threads at once, nor from within itself.
     """
 
-    __slots__ = ("_cold", "_taken", "_warm", "page", "size")
+    __slots__ = ("_cold", "_taken", "_warm", "huge", "page", "size")
 
-    def __init__(self, size: int, page: int = 4096) -> None:
+    def __init__(self, size: int, page: int = 4096, huge: int | None = None) -> None:
         #: Length of one page, in bytes.
         self.page = page
+        #: Length of a huge page, in bytes.
+        self.huge = huge
         #: Length of the whole pages, in bytes.
         self.size = size - size % page
         self._warm = Pieces()
@@ -193,11 +207,26 @@ class Ranges:
             if found > length:
                 warm.add(offset + length, found - length)
             self._taken[offset] = length
-            return Range(offset, length, warm=True, clean=False)
-        offset = self._cold.best(length)
+            return Range(offset, length)
+        cold = self._cold
+        if self.huge is not None and length >= self.huge:
+            offset = cold.best(length + self.huge - self.page)
+            if offset is not None and offset not in warm.ends:
+                return self._carve(self._cut(offset), length)
+        offset = cold.best(length)
         if offset is not None:
             return self._carve(warm.ends.get(offset, offset), length)
         return self._carve(self._joined(length), length)
+
+    def _cut(self, offset: int) -> int:
+        """Cut a cold piece where its first huge page starts; return where that is."""
+        assert self.huge is not None
+        start = -(-offset // self.huge) * self.huge
+        if start > offset:
+            found = self._cold.remove(offset)
+            self._cold.add(offset, start - offset)
+            self._cold.add(start, offset + found - start)
+        return start
 
     def free(self, offset: int, length: int, warm: bool = True) -> None:
         """Take a stretch back.
@@ -261,7 +290,7 @@ class Ranges:
             if kept:
                 warm.add(offset, kept)
             self._taken[offset + kept] = length - kept
-            taken.append(Range(offset + kept, length - kept, warm=True, clean=False))
+            taken.append(Range(offset + kept, length - kept))
             nbytes -= length - kept
         return taken
 
@@ -287,18 +316,18 @@ class Ranges:
     def _carve(self, offset: int, length: int) -> Range:
         """Take a stretch that starts with a piece and is free as far as it is needed."""
         at, end = offset, offset + length
-        warm_bytes = 0
+        cold: list[tuple[int, int]] = []
         while at < end:
             pieces = self._warm if at in self._warm.starts else self._cold
             found = pieces.remove(at)
             used = min(found, end - at)
             if found > used:
                 pieces.add(at + used, found - used)
-            if pieces is self._warm:
-                warm_bytes += used
+            if pieces is self._cold:
+                cold.append((at, used))
             at += used
         self._taken[offset] = length
-        return Range(offset, length, warm=warm_bytes == length, clean=not warm_bytes)
+        return Range(offset, length, tuple(cold))
 
     def _joined(self, length: int) -> int:
         """Find the shortest run of free pieces of both kinds that is long enough; return its start.

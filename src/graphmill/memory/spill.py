@@ -211,11 +211,11 @@ def copy(source: Arena, offset: int, target: int, at: int, nbytes: int) -> None:
         if error.errno not in UNSUPPORTED:
             raise
     at += nbytes - (end - offset)
-    with memoryview(source.shared) as memory:
-        while offset < end:
-            moved = os.pwrite(target, memory[offset:end], at)
-            offset += moved
-            at += moved
+    memory = source.shared
+    while offset < end:
+        moved = os.pwrite(target, memory[offset:end], at)
+        offset += moved
+        at += moved
 
 
 def start_writing(descriptor: int, offset: int, nbytes: int) -> None:

@@ -11,14 +11,20 @@ from typing import Any
 from graphmill.types import Key
 
 #: Seconds that a task of unknown kind is taken to last.
-UNKNOWN = 0.01
+UNKNOWN = 1.0
 #: Seconds below which a task is quick: reports of others may wait for its end, and a worker may have more of
 #: them at hand.
 QUICK = 0.001
 #: Seconds of work that each worker is given ahead, so that it need not wait for the next message.
 AHEAD = 0.004
+#: Seconds below which another task may wait behind one, so that a worker has it at hand: from a report to the
+#: next message takes about a millisecond, and two where all cores are busy. Behind a longer one it could wait
+#: while other workers have nothing to do.
+SOON_OVER = 0.1
 #: The least share of a worker that a task takes: the inverse of how many it may have at hand.
 _LEAST_SHARE = 1 / 1024
+#: The share of one that is soon over: another may wait behind it.
+_WAITING_SHARE = 0.5
 #: Kinds that are remembered.
 _KINDS = 10_000
 _DIGITS = "0123456789"
@@ -57,7 +63,7 @@ class Estimates:
     def share(self, key: Key) -> float:
         """Get how much of a worker a task takes: 1 where it may be long, less where several are at hand."""
         seconds = self.seconds(key)
-        return 1.0 if seconds >= QUICK else max(_LEAST_SHARE, seconds / AHEAD)
+        return 1.0 if seconds >= SOON_OVER else min(_WAITING_SHARE, max(_LEAST_SHARE, seconds / AHEAD))
 
     def nbytes(self, key: Key) -> int | None:
         """Get how many bytes the output of a task is expected to have; None if nothing is known."""
