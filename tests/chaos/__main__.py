@@ -143,7 +143,7 @@ def main():
     logging.getLogger("graphmill").setLevel(logging.ERROR)  # each death is told there
     say(f"seed {options.seed}")
     failures = []
-    for way in (options.ways or WAYS):
+    for way in options.ways or WAYS:
         failures += WAYS[way](random.Random(options.seed))
     for failure in failures:
         say(f"FAILED: {failure}")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -55,7 +56,9 @@ class Victim:
         self.process.stdout.close()
 
     def hear(self):
-        """Get the words of the next line that it says."""
+        """Get the words of the next line that it says, one for each call."""
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        assert ready, f"the victim has said nothing for {PATIENCE} s"
         line = self.process.stdout.readline()
         assert line, f"the victim ended, exit code {self.process.wait(PATIENCE)}"
         return line.split()

@@ -4,6 +4,7 @@ It says `go` when the phase begins that is asked for, and does that again and ag
 it says for each KeyboardInterrupt when it came, and whether what it computed next was right.
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -122,4 +123,6 @@ def _many(engine):
 PHASES = {function.__name__: function for function in (starting, computing, spilling, closing, interrupts)}
 
 if __name__ == "__main__":
+    # Whatever a shell starts in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     PHASES[sys.argv[1]](Path(sys.argv[2]))
