@@ -15,8 +15,6 @@ import os
 import weakref
 from typing import Any
 
-import numpy as np
-
 #: Private mappings can be set back to what the file holds.
 CAN_REVERT = hasattr(mmap, "MADV_REMOVE")
 
@@ -68,11 +66,13 @@ def map_private(descriptor: int, size: int) -> memoryview:
 def map_file(descriptor: int, size: int, flags: int) -> memoryview:
     """Map a whole file, and say what it was about if that fails."""
     try:
-        seen: Any = np.asarray(Window(descriptor, 0, size, flags))
+        window = Window(descriptor, 0, size, flags)
     except OSError as error:
         error.add_note(f"while mapping a segment of {size} bytes; ulimit -v limits the address space")
         raise
-    return memoryview(seen)
+    seen = (ctypes.c_ubyte * size).from_address(window.address)
+    seen.window = window  # type: ignore[attr-defined]  # lives as long as views of it do
+    return memoryview(seen).cast("B")
 
 
 def revert(mapping: memoryview, offset: int, nbytes: int) -> None:
