@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -264,6 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not Path(str(path).partition("::")[0]).exists():
             parser.error(f"there is no {path}")
 
+    # Dask's tests interrupt themselves; whatever a shell starts in the background would never notice.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["GRAPHMILL_NUM_WORKERS"] = str(options.workers)
     plugin = Plugin(options.baseline, read_list(LIST.read_text()), options.slow, options.listed)
     own = [
