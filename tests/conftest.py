@@ -1,12 +1,16 @@
 """Settings of whoever runs the tests must not change them."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from graphmill import config
+
+# A shell has it ignored in what it starts in the background, and so would all programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir()) / "no-settings-for-tests-of-graphmill")
 for variable in [
