@@ -34,7 +34,6 @@ from graphmill.engine.stored import Shelf, Stored, resolve
 from graphmill.engine.terms import Terms
 from graphmill.errors import EncodeError, MemoryLimitError, StaysError
 from graphmill.graph import Graph
-from graphmill.graph.calls import Calls
 from graphmill.loop import News, Plan
 from graphmill.memory.block import Encoded, Extent
 from graphmill.memory.heap import Heap
@@ -149,7 +148,6 @@ class Run:
         self._priority: Priority
         self._budget: Budget
         self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers, engine)
-        self._calls = Calls()
         self._submitted: list[_Task] = []
         self._spills: list[tuple[Key, Any]] = []
         #: The memory there was once all was done that the scheduler had asked for.
@@ -425,16 +423,13 @@ class Run:
         """Give workers the quick tasks, several at a time."""
         quick, self._quick = self._quick, []
         for part in in_batches(quick, [seconds for _, seconds in quick], self._limit):
-            calls = [self._calls.parts(task.node, task.values) for task, _ in part]
-            nodes, functions = self._shipper.ship_small(
-                [task.node if call is None else call for call, (task, _) in zip(calls, part, strict=True)]
-            )
+            nodes, functions = self._shipper.ship_small([task.node for task, _ in part])
             batch: list[_Task] = []
             packed: list[QuickTask] = []
             extents: tuple[Extent, ...] = ()
             expected = 0.0
-            for (task, seconds), node, call in zip(part, nodes, calls, strict=True):
-                given = None if node is None else self._inputs_of(task, by_number=call is not None)
+            for (task, seconds), node in zip(part, nodes, strict=True):
+                given = None if node is None else self._inputs_of(task)
                 if node is None or given is None:
                     self._begin_alone(task)
                     continue
@@ -452,7 +447,7 @@ class Run:
                 )
 
     def _inputs_of(
-        self, task: _Task, *, by_number: bool
+        self, task: _Task
     ) -> tuple[tuple[tuple[Key, Shipped | bytes], ...], tuple[int, ...], tuple[Extent, ...]] | None:
         """Get the inputs of a task as a batch has them, the functions in them, and where they lie."""
         inputs: list[tuple[Key, Shipped | bytes]] = []
@@ -468,12 +463,11 @@ class Run:
                 except EncodeError:
                     return None
                 functions += more
-            name = len(inputs) if by_number else key
             if encoded.extents:
-                inputs.append((name, Shipped(encoded.payload, encoded.extents)))
+                inputs.append((key, Shipped(encoded.payload, encoded.extents)))
                 lie += encoded.extents
             else:
-                inputs.append((name, encoded.payload))
+                inputs.append((key, encoded.payload))
         return tuple(inputs), functions, lie
 
     def _keep_here(self, task: _Task, why: BaseException) -> None:

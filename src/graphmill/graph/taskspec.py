@@ -82,35 +82,3 @@ def kind_of(cls: type[Any]) -> Kind:
 
 def _is_task_ref(cls: type[Any]) -> bool:
     return any(base.__module__ == _MODULE and base.__name__ == "TaskRef" for base in cls.__mro__)
-
-
-class NodeForm(Enum):
-    """What a task-spec node is, where its class is none that was made of Dask's own."""
-
-    #: A function and its arguments.
-    TASK = auto()
-    #: A list or tuple that may hold nodes.
-    LIST = auto()
-    TUPLE = auto()
-    #: A reference to a key, and a node that stands for one.
-    REFERENCE = auto()
-    ALIAS = auto()
-    #: A value.
-    DATA = auto()
-    #: Anything else.
-    OTHER = auto()
-
-
-_FORMS = {
-    "Task": NodeForm.TASK,
-    "List": NodeForm.LIST,
-    "Tuple": NodeForm.TUPLE,
-    "TaskRef": NodeForm.REFERENCE,
-    "Alias": NodeForm.ALIAS,
-    "DataNode": NodeForm.DATA,
-}
-
-
-def form_of(cls: type[Any]) -> NodeForm:
-    """Tell the form of a task-spec node by its class."""
-    return _FORMS.get(cls.__name__, NodeForm.OTHER) if cls.__module__ == _MODULE else NodeForm.OTHER

@@ -42,9 +42,9 @@ class Job(NamedTuple):
 class QuickTask(NamedTuple):
     """A task of a batch."""
 
-    #: The node of the graph, or the parts of a `Call`, pickled; it has no large buffers.
+    #: The node of the graph, pickled; it has no large buffers.
     node: bytes
-    #: Its inputs, by key, those of a call by number; those without large buffers as their payload alone.
+    #: Its inputs, by key; those without large buffers as their payload alone.
     inputs: tuple[tuple[Key, Shipped | bytes], ...]
     #: The most bytes that it may take besides its inputs.
     allowance: int

@@ -21,7 +21,6 @@ from typing import Any
 
 from graphmill.errors import AllowanceSpent, ArenaFull, ChannelClosed, EncodeError, StaysError
 from graphmill.footprint import private_bytes
-from graphmill.graph import calls
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
@@ -268,8 +267,6 @@ class Worker:
     def _try_job(self, job: Job, heap: Heap) -> Report:
         try:
             node = self._read(job.node)
-            if type(node) is tuple:
-                node = calls.Call(node)
             inputs = {key: self._read(value) for key, value in job.inputs}
         except Exception as error:  # noqa: BLE001 - values may do anything when they are rebuilt
             return Report(job.number, None, encode_exception(error), stays=True)
@@ -403,6 +400,4 @@ def _own_frames_off(tb: TracebackType | None) -> TracebackType | None:
     """Leave out the frames from this module to the task, which say nothing about it."""
     for _ in range(3):
         tb = tb.tb_next if tb is not None and tb.tb_next is not None else tb
-    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename == calls.__file__:
-        tb = tb.tb_next
     return tb
