@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,10 @@ def is_constant(value: Any) -> bool:
         return _are_constant((value.first, *value.funcs))
     if type(value) is tuple or type(value) is frozenset:
         return _are_constant(value)
-    return isinstance(value, (*_CONSTANT, FunctionType, BuiltinFunctionType))
+    if isinstance(value, BuiltinFunctionType):
+        # The same type has methods: of a list, say.
+        return isinstance(value.__self__, ModuleType) or is_constant(value.__self__)
+    return isinstance(value, (*_CONSTANT, FunctionType))
 
 
 def _are_constant(values: Iterable[Any]) -> bool:

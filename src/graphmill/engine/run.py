@@ -27,6 +27,7 @@ from graphmill.engine.deaths import describe, took_too_long, worker_died
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import take_stored
+from graphmill.engine.recipes import Call
 from graphmill.engine.rereading import Rereading
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import Target, find_targets, stays
@@ -55,7 +56,7 @@ from graphmill.types import Key, Node, Priority
 from graphmill.workers import shipped
 from graphmill.workers.messages import Died
 from graphmill.workers.warned import warn_again
-from graphmill.workers.work import Batch, BatchReport, Job, QuickTask, Report, Shipped, Warned
+from graphmill.workers.work import Batch, BatchReport, Job, Report, Shipped, Warned
 
 logger = logging.getLogger("graphmill")
 
@@ -425,36 +426,48 @@ class Run:
         for part in in_batches(quick, [seconds for _, seconds in quick], self._limit):
             nodes, functions = self._shipper.ship_small([task.node for task, _ in part])
             batch: list[_Task] = []
-            packed: list[QuickTask] = []
+            packed: list[tuple[Any, ...]] = []
             extents: tuple[Extent, ...] = ()
             expected = 0.0
             for (task, seconds), node in zip(part, nodes, strict=True):
-                given = None if node is None else self._inputs_of(task)
+                keys = node.keys if type(node) is Call else tuple(task.values)
+                given = None if node is None else self._inputs_of(task, keys)
                 if node is None or given is None:
                     self._begin_alone(task)
                     continue
                 inputs, more, lie = given
                 batch.append(task)
                 expected += seconds
-                packed.append(QuickTask(node, inputs, task.allowance))
+                if type(node) is Call:
+                    packed.append((node.recipe, node.leaves, inputs, task.allowance))
+                else:
+                    packed.append((node, keys, inputs, task.allowance))
                 functions += more
                 extents += lie
             if batch:
-                job = Batch(self._engine.numbers.next(), tuple(packed))
+                job = Batch(self._engine.numbers.next(), *zip(*packed, strict=True))
                 self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
                 self._engine.crew.submit(
                     Flight(self, job, functions, self._shipper.packed, expected, extents, batch)
                 )
 
     def _inputs_of(
-        self, task: _Task
-    ) -> tuple[tuple[tuple[Key, Shipped | bytes], ...], tuple[int, ...], tuple[Extent, ...]] | None:
-        """Get the inputs of a task as a batch has them, the functions in them, and where they lie."""
-        inputs: list[tuple[Key, Shipped | bytes]] = []
+        self, task: _Task, keys: tuple[Key, ...]
+    ) -> tuple[tuple[Shipped | bytes, ...], tuple[int, ...], tuple[Extent, ...]] | None:
+        """Get the inputs of a task as a batch has them, the functions in them, and where they lie.
+
+        None if they cannot be packed, or `keys`, which are in their order, are not those of the inputs.
+        """
+        inputs: list[Shipped | bytes] = []
         functions: tuple[int, ...] = ()
         lie: tuple[Extent, ...] = ()
-        for key, value in task.values.items():
-            encoded = value
+        values = task.values
+        if len(keys) != len(values):
+            return None
+        for key in keys:
+            if key not in values:
+                return None
+            encoded = value = values[key]
             if type(value) is Stored and value.is_in(self._engine):
                 encoded = value.encoded
             elif type(value) is not Encoded:
@@ -464,10 +477,10 @@ class Run:
                     return None
                 functions += more
             if encoded.extents:
-                inputs.append((key, Shipped(encoded.payload, encoded.extents)))
+                inputs.append(Shipped(encoded.payload, encoded.extents))
                 lie += encoded.extents
             else:
-                inputs.append((key, encoded.payload))
+                inputs.append(encoded.payload)
         return tuple(inputs), functions, lie
 
     def _keep_here(self, task: _Task, why: BaseException) -> None:

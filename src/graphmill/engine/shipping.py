@@ -19,6 +19,7 @@ import numpy as np
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.futures import Future
 from graphmill.engine.known import Known
+from graphmill.engine.recipes import Call, Recipes
 from graphmill.engine.stored import Stored
 from graphmill.errors import EncodeError
 from graphmill.memory.block import BlockId, Encoded, Extent
@@ -26,6 +27,7 @@ from graphmill.memory.codec import PAYLOAD_LIMIT, PLACED, THRESHOLD, encode
 from graphmill.memory.heap import Heap
 from graphmill.memory.reducers import PROTOCOL, Buffers, Pickler, Sink
 from graphmill.workers import shipped
+from graphmill.workers.recipe import Recipe
 from graphmill.workers.work import Shipped
 
 
@@ -102,12 +104,16 @@ class Shipper:
     _embedded: dict[tuple[int, int], _Embedded] = field(default_factory=dict)
     _by_block: dict[BlockId, _Embedded] = field(default_factory=dict)
     _modules: Modules = field(default_factory=Modules)
+    _recipes: Recipes = field(init=False)
     #: Functions that the value being packed refers to.
     _referred: dict[int, None] = field(default_factory=dict)
     #: Where values lie in shared memory that it refers to.
     _references: list[Extent] = field(default_factory=list)
     #: The same for those that were packed, by identity; they are held.
     _referring: dict[int, list[Extent]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._recipes = Recipes(self._pack_recipe)
 
     def ship(self, value: Any, name: str) -> tuple[Encoded, tuple[int, ...]]:
         """Pack a value that the graph holds, or one of its nodes.
@@ -145,14 +151,15 @@ class Shipper:
         self.blocks.hold(self._references)
         return packed, tuple(self._referred)
 
-    def ship_small(self, values: Iterable[Any]) -> tuple[list[bytes | None], tuple[int, ...]]:
+    def ship_small(self, nodes: Iterable[Any]) -> tuple[list[Call | bytes | None], tuple[int, ...]]:
         """Pack nodes of the graph that have no large buffers, each by itself.
 
         Returns
         -------
-        list of bytes or None
-            Each as `decode` takes it; None where a node has large buffers, refers to values in shared memory,
-            or cannot be pickled: `ship` does the one, and says why of the other.
+        list of Call, bytes or None
+            Each by its recipe, if it has one, or as `decode` takes it; None where a node has large buffers,
+            refers to values in shared memory, or cannot be pickled: `ship` does the one, and says why of the
+            other.
         tuple of int
             Numbers of those in `packed` that a worker must have before it can read them.
         """
@@ -160,17 +167,24 @@ class Shipper:
         self._references = []
         sink, buffers = io.BytesIO(), Buffers(THRESHOLD)
         pickler = self._task_pickler(sink, buffers)
-        found: list[bytes | None] = []
-        for value in values:
+        found: list[Call | bytes | None] = []
+        for node in nodes:
+            call = self._recipes.read(node)
+            if call is not None:
+                self._referred.update(dict.fromkeys(call.functions))
+                if call.is_plain:
+                    found.append(call)
+                    continue
             sink.seek(0)
             sink.truncate()
             try:
-                pickler.dump(value)
+                pickler.dump(node if call is None else call.leaves)
             except Exception:  # noqa: BLE001 - `ship` meets it again, and names it
                 found.append(None)
             else:
                 is_small = not (buffers.found or self._references) and sink.tell() < PAYLOAD_LIMIT
-                found.append(sink.getvalue() if is_small else None)
+                payload = sink.getvalue() if is_small else None
+                found.append(payload if call is None or payload is None else call._replace(leaves=payload))
             if found[-1] is None:  # what it has left behind is not the next one's
                 self._references = []
                 buffers = Buffers(THRESHOLD)
@@ -178,6 +192,16 @@ class Shipper:
             else:
                 pickler.clear_memo()  # tasks may change what their nodes hold
         return found, tuple(self._referred)
+
+    def _pack_recipe(self, recipe: Recipe) -> tuple[int, tuple[int, ...]]:
+        others, self._referred = self._referred, {}
+        try:
+            payload, extents = encode(recipe, self._place, name="a recipe", pickler=self._task_pickler)
+            number = self.numbers.next()
+            self.packed[number] = Shipped(payload, tuple(extents))
+            return number, (number, *self._referred)
+        finally:
+            self._referred = others
 
     def forget(self, value: Encoded) -> None:
         """Let go of the buffers of a value that nothing else shares; the others may be wanted again."""

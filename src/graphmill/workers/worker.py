@@ -30,13 +30,14 @@ from graphmill.memory.numpy_handler import LargeMemory, NumpyHandler
 from graphmill.tracebacks import encode_exception
 from graphmill.workers import shipped
 from graphmill.workers.child import WorkerChannel
+from graphmill.workers.recipe import follow
+from graphmill.workers.signals import TaskInterrupts
 from graphmill.workers.warned import WarningLog
 from graphmill.workers.work import (
     Batch,
     BatchReport,
     Begin,
     Job,
-    QuickTask,
     Report,
     Rested,
     Shipped,
@@ -216,9 +217,11 @@ class Worker:
         outcomes: list[bytes | Report] = []
         seconds: list[float] = []
         first = end = time.perf_counter()
-        for task in batch.tasks:
+        for call, leaves, inputs, allowance in zip(
+            batch.calls, batch.leaves, batch.inputs, batch.allowances, strict=True
+        ):
             begin = end
-            outcome = self._run_quick(batch.number, task)
+            outcome = self._run_quick(batch.number, call, leaves, inputs, allowance)
             end = time.perf_counter()
             outcomes.append(outcome if isinstance(outcome, bytes) else outcome._replace(began=begin))
             seconds.append(end - begin)
@@ -228,17 +231,35 @@ class Worker:
         warm = 0 if self._heap is None else self._heap.usage().warm
         return BatchReport(batch.number, tuple(outcomes), tuple(seconds), first, warm, pinned, unpinned)
 
-    def _run_quick(self, number: int, task: QuickTask) -> bytes | Report:
+    def _run_quick(
+        self,
+        number: int,
+        call: int | bytes,
+        leaves: tuple[Any, ...] | bytes,
+        inputs: tuple[Shipped | bytes, ...],
+        allowance: int,
+    ) -> bytes | Report:
         """Run a task of a batch; give the payload of its result if that is all there is to tell."""
-        inputs = tuple(
-            [(key, Shipped(value) if isinstance(value, bytes) else value) for key, value in task.inputs]
-        )
-        report = self._run_job(Job(number, Shipped(task.node), inputs, quick=True, allowance=task.allowance))
+        heap = self._begin_task(allowance)
+        extents = [extent for value in inputs if not isinstance(value, bytes) for extent in value.extents]
+        try:
+            values = [decode(value) if isinstance(value, bytes) else self._read(value) for value in inputs]
+            if type(call) is int:
+                recipe = shipped.function(call)
+                values += decode(leaves) if type(leaves) is bytes else leaves
+                values += recipe.constants
+                task = [follow, recipe.steps, values]
+            else:
+                task = [decode(call), dict(zip(leaves, values, strict=True))]
+        except Exception as error:  # noqa: BLE001 - values may do anything when they are rebuilt
+            outcome: Shipped | Report = Report(number, None, encode_exception(error), stays=True)
+        else:
+            del values
+            outcome = self._try_task(number, task, extents, heap)
         warned = self._warnings.take()
-        result = report.result
-        if result is not None and not (result.extents or report.writes or report.taken or warned):
-            return result.payload
-        return report._replace(warned=warned) if warned else report
+        if isinstance(outcome, Shipped) and not (outcome.extents or extents or heap.taken or warned):
+            return outcome.payload
+        return self._report(number, outcome, extents, heap)._replace(warned=warned)
 
     def _tidy(self) -> tuple[tuple[BlockId, ...], tuple[BlockId, ...]]:
         """See that memory is in order after a job, and find what is looked at now, and what no more."""
@@ -252,53 +273,71 @@ class Worker:
             raise failure  # the heap may be in disorder: the worker ends, and another takes its place
         return tuple(pinned), tuple(unpinned)
 
-    def _run_job(self, job: Job) -> Report:
-        """Run a job within its allowance."""
+    def _begin_task(self, allowance: int | None) -> Heap:
         heap = self._heap
         assert heap is not None  # jobs come with the arenas, or after them
-        heap.begin(job.allowance)
-        report = self._try_job(job, heap)
-        for extent in _extents_of(job):
+        heap.begin(allowance)
+        return heap
+
+    def _run_job(self, job: Job) -> Report:
+        """Run a job within its allowance."""
+        heap = self._begin_task(job.allowance)
+        extents = list(_extents_of(job))
+        try:
+            task = [self._read(job.node), {key: self._read(value) for key, value in job.inputs}]
+        except Exception as error:  # noqa: BLE001 - values may do anything when they are rebuilt
+            outcome: Shipped | Report = Report(job.number, None, encode_exception(error), stays=True)
+        else:
+            outcome = self._try_task(job.number, task, extents, heap)
+        return self._report(job.number, outcome, extents, heap)
+
+    def _report(
+        self, number: int, outcome: Shipped | Report, extents: Iterable[Extent], heap: Heap
+    ) -> Report:
+        """Say what became of a task, and how much it took."""
+        for extent in extents:
             self._reader.drop_dirty(extent.id)
+        report = outcome if isinstance(outcome, Report) else Report(number, outcome)
         if report.error is not None and heap.refused:
             return report._replace(refused=heap.refused)
         return report._replace(taken=heap.taken, copied=heap.copied)
 
-    def _try_job(self, job: Job, heap: Heap) -> Report:
-        try:
-            node = self._read(job.node)
-            inputs = {key: self._read(value) for key, value in job.inputs}
-        except Exception as error:  # noqa: BLE001 - values may do anything when they are rebuilt
-            return Report(job.number, None, encode_exception(error), stays=True)
+    def _try_task(self, number: int, task: list[Any], extents: list[Extent], heap: Heap) -> Shipped | Report:
+        """Call a function, the first of `task`, with the rest; give its result, or say what became of it.
+
+        `task` is empty afterwards: it must hold nothing when it is found out who else holds the result.
+        """
         try:
             with self._handler or nullcontext():
-                value = self._channel.interrupts.run(job.number, node, inputs)
+                value = self._channel.interrupts.run(number, *task)
             self._end_if_forked()
         except SystemExit as error:
             self._end_if_forked(error.code)
-            return Report(job.number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
+            return Report(number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
         except StaysError as error:
             shipped.take_writes()  # done again where it stays
-            return Report(job.number, None, encode_exception(error), stays=True)
+            return Report(number, None, encode_exception(error), stays=True)
         except BaseException as error:  # noqa: BLE001 - it is raised in the engine's process
             self._end_if_forked(1)
             shipped.take_writes()
             self._interrupted = isinstance(error, KeyboardInterrupt)
             # No name for the traceback: it would be in a cycle with it, which keeps the inputs alive.
-            return Report(job.number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
+            return Report(number, None, encode_exception(error, _own_frames_off(error.__traceback__)))
+        finally:
+            task.clear()
         writes = shipped.take_writes()
-        del node, inputs
-        sending = _Sending(heap, self._reader, list(_extents_of(job)))
+        sending = _Sending(heap, self._reader, extents)
         try:
             result = encode(value, sending.place, name="the result")
             wrote = encode(writes, sending.place, name="what was written") if writes else None
             # Let go of them, so that it can be told who else holds them.
             del value, writes
-            return Report(job.number, sending.settle(result), writes=sending.settle(wrote))
+            sent = sending.settle(result)
+            return sent if wrote is None else Report(number, sent, writes=sending.settle(wrote))
         except EncodeError as error:
-            return Report(job.number, None, encode_exception(error))
+            return Report(number, None, encode_exception(error))
         except (ArenaFull, AllowanceSpent) as error:
-            return Report(job.number, None, encode_exception(error))
+            return Report(number, None, encode_exception(error))
         finally:
             sending.close()
 
@@ -356,10 +395,8 @@ class _Sending:
                 return extent
         return self.heap.copy_in(memory)
 
-    def settle(self, taken_apart: tuple[bytes, list[Any]] | None) -> Shipped | None:
+    def settle(self, taken_apart: tuple[bytes, list[Any]]) -> Shipped:
         """Turn claims into extents, now that the value is gone."""
-        if taken_apart is None:
-            return None
         payload, refs = taken_apart
         extents = []
         for ref in refs:
@@ -398,6 +435,15 @@ def trim_allocator() -> None:
 
 def _own_frames_off(tb: TracebackType | None) -> TracebackType | None:
     """Leave out the frames from this module to the task, which say nothing about it."""
-    for _ in range(3):
-        tb = tb.tb_next if tb is not None and tb.tb_next is not None else tb
+    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_code in _OWN_CODE:
+        tb = tb.tb_next
     return tb
+
+
+#: What is on the stack between this module and the task.
+_OWN_CODE = frozenset(
+    [
+        each.__code__
+        for each in (Worker._try_task, TaskInterrupts.run, TaskInterrupts._call, follow)  # noqa: SLF001
+    ]
+)
