@@ -14,13 +14,18 @@ import numpy as np
 #: Objects that are looked out for, at most.
 _MANY = 1_000
 #: Nobody can change what such a thing is.
-_CONSTANT = (type(None), bool, int, float, complex, str, bytes, slice, type, np.dtype, np.generic, np.ufunc)
+_CONSTANT = (
+    *(type(None), bool, int, float, complex, str, bytes, slice, type, FunctionType),
+    *(np.dtype, np.generic, np.ufunc, type(np.sum)),
+)
+#: The types of toolz of this sort.
+_TOOLZ = ("Compose", "curry")
 
 
 def _composed() -> frozenset[type]:
     """Get the types of partial and composed functions, of libraries that are in use."""
-    compose = getattr(sys.modules.get("toolz.functoolz"), "Compose", functools.partial)
-    return frozenset({functools.partial, compose})
+    toolz = sys.modules.get("toolz.functoolz")
+    return frozenset({functools.partial, *[getattr(toolz, name) for name in _TOOLZ if hasattr(toolz, name)]})
 
 
 @dataclass(slots=True)
@@ -57,16 +62,16 @@ def is_constant(value: Any) -> bool:
     >>> is_constant(functools.partial(max, 1, key=len)), is_constant(functools.partial(max, [1]))
     (True, False)
     """
-    if isinstance(value, functools.partial):
-        return _are_constant((value.func, *value.args, *value.keywords.values()))
     if type(value) in _composed():
-        return _are_constant((value.first, *value.funcs))
+        if hasattr(value, "first"):
+            return _are_constant((value.first, *value.funcs))
+        return _are_constant((value.func, *value.args, *value.keywords.values()))
     if type(value) is tuple or type(value) is frozenset:
         return _are_constant(value)
     if isinstance(value, BuiltinFunctionType):
         # The same type has methods: of a list, say.
         return isinstance(value.__self__, ModuleType) or is_constant(value.__self__)
-    return isinstance(value, (*_CONSTANT, FunctionType))
+    return isinstance(value, _CONSTANT)
 
 
 def _are_constant(values: Iterable[Any]) -> bool:

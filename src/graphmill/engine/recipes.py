@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 from graphmill.engine.known import is_constant
 from graphmill.errors import EncodeError
@@ -46,6 +48,10 @@ class _Sort(Enum):
     LEAF = auto()
     #: Of a class that nobody knows to be like those above.
     ODD = auto()
+
+
+#: Members of an enumeration take several times as long to look up, and each node asks for some ten.
+_REFERENCE, _ALIAS, _DATA, _CALL, _ATOM, _MAYBE_ATOM, _LEAF_SORT, _ODD = _Sort
 
 
 class _Odd(Exception):
@@ -92,34 +98,43 @@ class _Sorts(dict[type, _Sort]):
         return sort
 
 
-@dataclass(slots=True)
-class _Known:
-    """Recipes of one run, and what they are made of."""
+class _Constants:
+    """Objects that tasks may share, as far as they were met."""
 
-    sorts: _Sorts = field(default_factory=_Sorts)
-    #: Objects by identity, which is theirs while they are kept here, and whether tasks may share them.
-    constant: dict[int, tuple[object, bool]] = field(default_factory=dict)
-    #: How Dask calls a fused task, how it makes containers, and the argument that says of what type.
-    fused: object = None
-    makers: dict[object, str] = field(default_factory=dict)
+    __slots__ = ("_met",)
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        #: Objects by identity, which is theirs while they are kept here, and whether tasks may share them.
+        self._met: dict[int, tuple[object, bool]] = {}
+
+    def has(self, value: Any) -> bool:
+        """Tell whether tasks may share an object that was met before, and that is kept here."""
+        found = self._met.get(id(value))
+        if found is not None:
+            return found[1]
+        if len(self._met) < _MANY:
+            # Numbers of NumPy's and the like may be others for each task, and are soon pickled.
+            self._met[id(value)] = (
+                value,
+                is_constant(value) and (callable(value) or isinstance(value, np.dtype)),
+            )
+        return False
+
+
+class _Dialect:
+    """How Dask writes what is not an ordinary call."""
+
+    __slots__ = ("fused", "makers")
+
+    def __init__(self) -> None:
         spec = sys.modules.get("dask._task_spec")
+        #: What calls the tasks within a fused one.
+        self.fused: object = getattr(spec, "_execute_subgraph", None)
+        #: What makes containers of arguments, and the name of the argument that says of what type.
+        self.makers: dict[object, str] = {}
         if spec is not None:
-            self.fused = spec._execute_subgraph  # noqa: SLF001 - it has no other name
-            self.makers = {
-                spec._identity_cast: "typ",  # noqa: SLF001 - as above
-                spec.NestedContainer.to_container: "constructor",
-            }
-
-    def is_constant(self, value: object) -> bool:
-        """Tell whether tasks may share an object, and whether it is one that is kept here."""
-        found = self.constant.get(id(value))
-        if found is None:
-            if len(self.constant) >= _MANY:
-                return False
-            found = self.constant[id(value)] = value, is_constant(value)
-        return found[1]
+            self.makers[spec._identity_cast] = "typ"  # noqa: SLF001 - it has no other name
+            self.makers[spec.NestedContainer.to_container] = "constructor"
 
 
 @dataclass(slots=True)
@@ -137,14 +152,14 @@ class _Reading:
     Numbers stand for inputs in the order in which the node refers to them, leaves, constants, and results.
     """
 
-    __slots__ = ("constants", "keys", "known", "leaves", "plain", "steps")
+    __slots__ = ("_constants", "_dialect", "_sorts", "constants", "is_plain", "keys", "leaves", "steps")
 
-    def __init__(self, known: _Known) -> None:
-        self.known = known
+    def __init__(self, sorts: _Sorts, constants: _Constants, dialect: _Dialect) -> None:
+        self._sorts, self._constants, self._dialect = sorts, constants, dialect
         self.keys: dict[Key, int] = {}
         self.leaves: list[Any] = []
         #: Whether all leaves are atoms, or made of them.
-        self.plain = True
+        self.is_plain = True
         self.constants: list[Any] = []
         #: The function, its arguments, the names of the last of them or whether they go together.
         self.steps: list[tuple[int, tuple[int, ...], tuple[str, ...] | Literal[True]]] = []
@@ -152,45 +167,44 @@ class _Reading:
     def call(self, node: Any, scope: _Scope | None) -> int:
         """Read a node that calls a function; get the number of its result."""
         function, arguments, kwargs = node.func, node.args, node.kwargs
-        if function is self.known.fused and not kwargs:
+        dialect = self._dialect
+        if function is dialect.fused and not kwargs:
             return self._fused(*arguments, scope=scope)
         numbers = [self._number(value, scope) for value in arguments]
         names: tuple[str, ...] | Literal[True] = ()
         if kwargs:
-            maker = self.known.makers.get(function) if len(kwargs) == 1 else None
-            if maker in kwargs:
-                function, names = kwargs[maker], True
+            maker = kwargs.get(dialect.makers.get(function)) if len(kwargs) == 1 else None
+            if maker is not None and self._sorts[type(maker)] is _LEAF_SORT:
+                function, names = maker, True
             else:
                 names = tuple(kwargs)
                 numbers += [self._number(value, scope) for value in kwargs.values()]
-        self.steps.append((self._own(function), tuple(numbers), names))
+        self.steps.append((self._own(function, self._sorts[type(function)]), tuple(numbers), names))
         return _RESULT + len(self.steps) - 1
 
     def _number(self, value: Any, scope: _Scope | None) -> int:
         """Get the number of what an argument stands for."""
-        sort = self.known.sorts[type(value)]
-        if sort is _Sort.REFERENCE:
+        sort = self._sorts[type(value)]
+        if sort is _REFERENCE:
             return self._reference(value.key, scope)
-        if sort is _Sort.ALIAS:
+        if sort is _ALIAS:
             return self._reference(value.target, scope)
-        if sort is _Sort.CALL:
+        if sort is _CALL:
             return self.call(value, scope)
-        if sort is _Sort.DATA:
-            return self._own(value.value)
-        if sort is _Sort.ODD:
+        if sort is _DATA:
+            value = value.value
+            sort = self._sorts[type(value)]
+        elif sort is _ODD:
             raise _Odd
-        return self._own(value)
+        return self._own(value, sort)
 
-    def _own(self, value: Any) -> int:
+    def _own(self, value: Any, sort: _Sort) -> int:
         """Get the number of a value that the node holds."""
-        sort = self.known.sorts[type(value)]
-        if sort is _Sort.ATOM or (sort is _Sort.MAYBE_ATOM and is_plain(value)):
-            self.leaves.append(value)
-            return _LEAF + len(self.leaves) - 1
-        if self.known.is_constant(value):
-            self.constants.append(value)
-            return _CONSTANT + len(self.constants) - 1
-        self.plain = False
+        if sort is not _ATOM and not (sort is _MAYBE_ATOM and is_plain(value)):
+            if sort is _LEAF_SORT and self._constants.has(value):
+                self.constants.append(value)
+                return _CONSTANT + len(self.constants) - 1
+            self.is_plain = False
         self.leaves.append(value)
         return _LEAF + len(self.leaves) - 1
 
@@ -234,11 +248,11 @@ class Recipes:
         Packs a recipe: gives its number, and those of all that a worker must have to follow it.
     """
 
-    __slots__ = ("_known", "_met", "_pack", "_recipes")
+    __slots__ = ("_met", "_pack", "_parts", "_recipes")
 
     def __init__(self, pack: Callable[[Recipe], tuple[int, tuple[int, ...]]]) -> None:
         self._pack = pack
-        self._known = _Known()
+        self._parts = _Sorts(), _Constants(), _Dialect()
         #: What nodes are made of that were met once.
         self._met: set[_Form] = set()
         #: What recipes are packed as, by what they are made of; None for one that cannot be.
@@ -249,9 +263,9 @@ class Recipes:
 
         The first node of its form has none: there may be no other.
         """
-        if self._known.sorts[type(node)] is not _Sort.CALL:
+        if self._parts[0][type(node)] is not _CALL:
             return None
-        reading = _Reading(self._known)
+        reading = _Reading(*self._parts)
         try:
             last = reading.call(node, None)
         except (_Odd, KeyError, TypeError, ValueError, RecursionError):
@@ -263,7 +277,7 @@ class Recipes:
         if packed is None:
             return None
         number, functions = packed
-        is_plain = reading.plain and len(reading.leaves) <= _FEW
+        is_plain = reading.is_plain and len(reading.leaves) <= _FEW
         return Call(number, tuple(reading.leaves), tuple(reading.keys), functions, is_plain)
 
     def _recipe(self, reading: _Reading) -> tuple[int, tuple[int, ...]] | None:

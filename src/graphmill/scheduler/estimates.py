@@ -5,6 +5,7 @@ Pure: whoever drives the scheduler measures, and tells with the end of each task
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -155,10 +156,11 @@ def batch_of(key: Key) -> Any:
     ('add-1f3a', ('getitem-77', -1, 0, 1), ('load',))
     """
     if type(key) is tuple and key:
-        layer, *place = key
-        if float in map(type, place):
-            return layer, *[_side(number) for number in place]
-        return layer
+        if float in map(type, key):
+            layer, *place = key
+            if float in map(type, place):
+                return layer, *[_side(number) for number in place]
+        return key[0]
     return name_of(key) if type(key) is str else type(key)
 
 
@@ -170,6 +172,7 @@ def _side(number: Any) -> int:
     return (number > nearest) - (number < nearest)
 
 
+@lru_cache(maxsize=1024)
 def name_of(layer: Any) -> Any:
     """Get what layers of the same function have in common: their name without its token.
 
