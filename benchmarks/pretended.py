@@ -223,10 +223,12 @@ class PretendedPool:
             self._send_reports(number, worker, at)
         report: Report | BatchReport
         if isinstance(job, Job):
-            report = self._run(worker, job.number, job.node.payload, job.inputs)
+            report = self._run(worker, job.number, job.node.payload, [key for key, _ in job.inputs])
             seconds = report.seconds
         else:
-            reports = [self._run(worker, job.number, task.node, task.inputs) for task in job.tasks]
+            # Tuple tasks have no recipes: each goes as its node, with the keys of its inputs.
+            calls = zip(job.calls, job.leaves, strict=True)
+            reports = [self._run(worker, job.number, node, keys) for node, keys in calls]
             report = BatchReport(
                 job.number,
                 tuple([each if each.taken else payload_of(each) for each in reports]),
@@ -235,11 +237,11 @@ class PretendedPool:
             seconds = sum(report.seconds)
         heappush(self._events, (at + seconds, next(self._numbers), number, report))
 
-    def _run(self, worker: PretendedWorker, number: int, node: bytes, inputs: Iterable[Any]) -> Report:
+    def _run(self, worker: PretendedWorker, number: int, node: Any, keys: Iterable[Any]) -> Report:
         """Do what a worker does for a task, and say what it would."""
         assert worker.ranges is not None
         begin = time.thread_time()
-        value = decode(node)(dict.fromkeys(key for key, _ in inputs))
+        value = decode(node)(dict.fromkeys(keys))
         payload, _ = encode(value.nbytes, lambda _memory, _owner: None)
         cost = time.thread_time() - begin
         extents = (worker.ranges.take(value.nbytes),) if value.nbytes else ()
