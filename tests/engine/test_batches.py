@@ -3,11 +3,13 @@
 import functools
 import os
 import signal
+import traceback
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dask._task_spec import DataNode, Task, TaskRef
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +76,23 @@ def test_a_task_may_change_what_its_node_holds(quick):
     assert (numbers, array.sum()) == ([1, 2], 10)
 
 
+def test_a_task_of_dask_may_change_what_its_node_holds(quick):
+    numbers = [1, 2]
+    nodes = [Task(("quick", i), _extend, numbers, DataNode(None, numbers)) for i in range(20)]
+    assert quick(nodes) == ([1, 2, 0, 0],) * 20
+    assert numbers == [1, 2]
+
+
+def test_a_traceback_leads_from_the_call_to_the_function(quick):
+    nodes = [_inverse(("quick", i), 30 - i) for i in range(40)]
+    with pytest.raises(ZeroDivisionError) as caught:
+        quick(nodes)
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-1] == "_divide"
+    # The first ones, of which it is not known that there are others, go as Dask's nodes.
+    assert not {"follow", "_try_task", "_call", "_execute_subgraph"} & set(names)
+
+
 def test_composed_functions_are_sent_once_but_not_what_they_could_change(quick):
     numbers = [1, 2]
     assert quick([(functools.partial(_append, _Held(numbers)),) for _ in range(20)]) == (3,) * 20
@@ -123,6 +142,16 @@ class _Stays:
 
 def _nothing(x):
     return x
+
+
+def _extend(numbers, same):
+    numbers.append(0)
+    same.append(0)
+    return numbers
+
+
+def _inverse(key, number):
+    return Task.fuse(Task("first", _nothing, number), Task("then", _divide, TaskRef("first")), key=key)
 
 
 def _divide(x):

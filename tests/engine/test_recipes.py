@@ -213,6 +213,15 @@ def test_large_values_are_no_part_of_a_message():
     assert not Cook().read(Task("x", called, *range(1_000))).is_plain
 
 
+def test_what_tasks_do_not_share_is_not_kept():
+    held = Value()
+    there = weakref.ref(held)
+    cook = Cook()
+    assert not cook.read(Task("x", called, held)).is_plain
+    del held
+    assert there() is None
+
+
 def test_methods_of_what_may_change_are_no_constants():
     assert is_constant(len)
     assert is_constant(np.array)

@@ -104,20 +104,18 @@ class _Constants:
     __slots__ = ("_met",)
 
     def __init__(self) -> None:
-        #: Objects by identity, which is theirs while they are kept here, and whether tasks may share them.
-        self._met: dict[int, tuple[object, bool]] = {}
+        #: Objects by identity, which is theirs while they are kept here; None for one that is not shared, and
+        #: that may be large.
+        self._met: dict[int, object] = {}
 
     def has(self, value: Any) -> bool:
         """Tell whether tasks may share an object that was met before, and that is kept here."""
-        found = self._met.get(id(value))
-        if found is not None:
-            return found[1]
+        if id(value) in self._met:
+            return self._met[id(value)] is value
         if len(self._met) < _MANY:
             # Numbers of NumPy's and the like may be others for each task, and are soon pickled.
-            self._met[id(value)] = (
-                value,
-                is_constant(value) and (callable(value) or isinstance(value, np.dtype)),
-            )
+            is_shared = is_constant(value) and (callable(value) or isinstance(value, np.dtype))
+            self._met[id(value)] = value if is_shared else None
         return False
 
 
