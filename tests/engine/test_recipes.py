@@ -176,6 +176,7 @@ def test_fused_tasks_that_do_not_add_up_have_none():
             (),
         ),
         (tasks, "a", inputs, *values),
+        (tasks, result, {"a": None}, *values),
     ]:
         assert Cook().read(Task("w", function, *wrong)) is None
 

@@ -30,6 +30,8 @@ _ATOMS = frozenset({type(None), bool, int, float, complex})
 _TEXTS = frozenset({str, bytes})
 #: The longest text that is, and the most values of one task or tuple that go so.
 _SHORT_TEXT, _FEW = 1_000, 32
+#: Dask's classes of nodes that call a function.
+_CALLS = ("Task", "List", "Tuple", "Set", "Dict")
 #: While a node is read, the numbers of leaves, constants and results begin here; those of inputs at 0.
 _LEAF, _CONSTANT, _RESULT = 1 << 20, 2 << 20, 3 << 20
 
@@ -84,13 +86,14 @@ class _Sorts(dict[type, _Sort]):
         self.update(dict.fromkeys((*_TEXTS, tuple, slice), _Sort.MAYBE_ATOM))
         spec = sys.modules.get("dask._task_spec")
         self._bases: tuple[type, ...] = ()
-        if spec is not None:
+        if spec is not None and hasattr(spec, "TaskRef"):
             self._bases = spec.GraphNode, spec.TaskRef
             self[spec.TaskRef] = _Sort.REFERENCE
             self[spec.Alias] = _Sort.ALIAS
             self[spec.DataNode] = _Sort.DATA
-            for kind in (spec.Task, spec.List, spec.Tuple, spec.Set, spec.Dict):
-                self[kind] = _Sort.CALL
+            for name in _CALLS:
+                if hasattr(spec, name):
+                    self[getattr(spec, name)] = _Sort.CALL
 
     def __missing__(self, cls: type) -> _Sort:
         odd = issubclass(cls, self._bases) or getattr(cls, "__dask_future__", False)
@@ -130,9 +133,12 @@ class _Dialect:
         self.fused: object = getattr(spec, "_execute_subgraph", None)
         #: What makes containers of arguments, and the name of the argument that says of what type.
         self.makers: dict[object, str] = {}
-        if spec is not None:
-            self.makers[spec._identity_cast] = "typ"  # noqa: SLF001 - it has no other name
-            self.makers[spec.NestedContainer.to_container] = "constructor"
+        for owner, name, argument in (
+            (spec, "_identity_cast", "typ"),
+            (getattr(spec, "NestedContainer", None), "to_container", "constructor"),
+        ):
+            if hasattr(owner, name):
+                self.makers[getattr(owner, name)] = argument
 
 
 @dataclass(slots=True)
@@ -228,6 +234,8 @@ class _Reading:
         scope: _Scope | None,
     ) -> int:
         """Read a fused task: each task within it once, after those that it needs."""
+        if type(tasks) is not dict or type(inputs) is not tuple:
+            raise _Odd  # releases of Dask before 2025 have other arguments
         found: dict[Key, int | None] = {
             key: self._number(value, scope) for key, value in zip(inputs, values, strict=True)
         }
