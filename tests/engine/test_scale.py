@@ -28,7 +28,8 @@ def pids(engine, n=40):
 
 
 def alive(engine):
-    return {pid for pid in engine._pids()[2:] if psutil.pid_exists(pid)}
+    workers = map(engine.pool.pid, range(engine.pool.num_workers))
+    return {pid for pid in workers if pid and psutil.pid_exists(pid)}
 
 
 def until(condition):

@@ -1,7 +1,7 @@
 """The engine: worker processes, shared memory, and any number of runs at a time.
 
-The only place where processes, memory and scheduling are wired together. Several threads may call `get` at
-once; whichever of them has nothing else to do looks after the workers for all.
+Several threads may call `get` at once; whichever of them has nothing else to do looks after the workers for
+all (`turns`). What an engine is made of is in `parts`.
 """
 
 from __future__ import annotations
@@ -11,47 +11,38 @@ import logging
 import os
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 from weakref import ref
 
 from graphmill import config
 from graphmill.diagnostics.recorder import MOST_TASKS, Recorder
 from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine import open_engines
-from graphmill.engine.blocks import PARENT, Blocks
+from graphmill.engine.blocks import Blocks
 from graphmill.engine.choices import Choices, checked
 from graphmill.engine.crew import STOP_LIMIT, Client, Crew
 from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.packing import Packer
+from graphmill.engine.parts import Parts
 from graphmill.engine.persisting import persist
-from graphmill.engine.requirements import (
-    LIMITS,
-    lacks_shared_memory,
-    require_descriptors,
-    tell_what_is_not_seen,
-)
+from graphmill.engine.requirements import LIMITS
 from graphmill.engine.run import Run, megabytes
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
-from graphmill.engine.stored import Shelf, Stored
+from graphmill.engine.stored import Shelf
 from graphmill.engine.stream import Stream
 from graphmill.engine.terms import Terms
-from graphmill.errors import EngineClosed, NotRecorded, PoolError, SpillError
+from graphmill.engine.turns import Turns, Waiting
+from graphmill.engine.views import Views
+from graphmill.errors import EngineClosed, NotRecorded, PoolError
 from graphmill.graph import as_mapping, flatten
 from graphmill.loop import Settings, nested_get, reraise, run_graph
-from graphmill.machine import physical_memory
-from graphmill.memory.arena import fitting_size, shared_memory_room
-from graphmill.memory.block import BlockId, Encoded, Extent
-from graphmill.memory.codec import decode
+from graphmill.memory.block import Encoded
 from graphmill.memory.heap import Heap
-from graphmill.memory.lease import Reader
-from graphmill.memory.leftovers import OwnedFolder, own_name, remove_leftovers
-from graphmill.memory.spill import SpillFile
+from graphmill.memory.leftovers import OwnedFolder
 from graphmill.scheduler.estimates import Estimates
 from graphmill.workers.pool import Pool
 from graphmill.workers.signals import InterruptHold
@@ -60,8 +51,6 @@ logger = logging.getLogger("graphmill")
 
 #: Seconds that a killed worker may take to be gone.
 KILL_LIMIT = 5.0
-#: Longest time between two looks at what else might have happened, in seconds.
-PULSE = 1.0
 
 
 class Engine:
@@ -151,19 +140,7 @@ class Engine:
         self.retries = choices.retries
         #: Held by the run that uses its resources, if any.
         self._resources_lock = threading.RLock()
-        self._condition = threading.Condition(threading.RLock())
-        #: Whether some thread waits for what the pool has to tell.
-        self._polling = False
-        #: How many threads want the pool.
-        self._wanting = 0
-        #: How deep the thread that has the lock is in what must not be disturbed.
-        self._depth = 0
-        #: Blocks of which a view has gone since anybody looked.
-        self._unseen: deque[BlockId] = deque()
-        #: Values whose handles have gone since.
-        self._given_back: deque[Encoded] = deque()
         self._started = False
-        self._closed = False
         #: The process that it belongs to.
         self.pid = os.getpid()
         #: The runs that go on.
@@ -181,14 +158,15 @@ class Engine:
         self.numbers = Numbers()
         self.estimates = Estimates()
         self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve", close_at_exit=False)
+        self._turns = Turns(self.pool)
+        self._views: Views
+        self._folder: OwnedFolder
         self.blocks: Blocks
         self.crew: Crew
         self.heap: Heap
-        self._reader: Reader
         self.limit: Limit
         self.shelf: Shelf
         self.packer: Packer
-        self._folder: OwnedFolder
         #: What is to be let go of at the end.
         self._resources = contextlib.ExitStack()
         #: Runs calls outside graphs.
@@ -199,8 +177,8 @@ class Engine:
     def _start(self) -> None:
         """Make folders and arenas, and start workers, unless that is done; Ctrl-C waits until it is."""
         self._require_own()
-        with InterruptHold(), self._condition:
-            if self._closed:
+        with InterruptHold(), self._turns.lock:
+            if self.closed:
                 raise EngineClosed("The engine is closed: make another one")
             if self._started:
                 if not self._folder.path.is_dir():
@@ -210,7 +188,7 @@ class Engine:
             try:
                 self._make_ready()
             except BaseException as error:
-                self._closed = True
+                self._turns.closed = True
                 self.pool.close()
                 self._resources.close()
                 if isinstance(error, OSError):
@@ -221,41 +199,11 @@ class Engine:
             logger.info("engine started: %d workers, a memory limit of %s", self.num_workers, limit)
 
     def _make_ready(self) -> None:
-        """Make all that an engine has; first what removes it, since a program may be killed at any time."""
-        require_descriptors(self.num_workers)
         open_engines.opened(self)
-        remove_leftovers(*{self._choices.folder, self.spill_folder or self._choices.folder})
-        self.pool.start()
-        name = own_name()
-        self.pool.guard(self._choices.folder / name)
-        self._folder = OwnedFolder(self._choices.folder, name)
-        self._resources.callback(self._folder.close)
-        in_files = self._lacks_shared_memory()
-        tell_what_is_not_seen()
-        self.blocks = Blocks(self._choices.warm_limit, self._forget_arena, self._open_spill)
-        # Address space, not memory: in a container too, there may be more in files than in its memory.
-        size = fitting_size(physical_memory(), 3 * self.num_workers + 2)
-        self._resources.callback(self.blocks.close)
-        self.crew = Crew(
-            self.pool,
-            self.blocks,
-            arena_size=size,
-            folder=self._folder.path,
-            in_files=in_files,
-            warm_limit=self._choices.warm_limit // self.num_workers,
-        )
-        self._resources.callback(self.crew.close)
-        self.limit = Limit(self.memory_limit, self._pids, self.blocks, self.crew)
-        own = self.crew.new_arena(in_file=False)
-        overflow = None if in_files else self.crew.new_arena(in_file=True)
-        self.heap = Heap(own, overflow)
-        for arena in (own, overflow):
-            if arena is not None:
-                self.blocks.add_arena(arena, self.heap.give_back)
-        self._reader = Reader(self.crew.arenas, self._on_view_gone)
-        self._resources.callback(self._reader.close)
-        self.shelf = Shelf(self, self.blocks)
-        self.packer = Packer(self.heap, self.blocks, self.shelf, self, self._locate)
+        parts = Parts(self, self._choices, self.pool, self._turns, self._resources)
+        self._folder, self._views = parts.folder, parts.views
+        self.blocks, self.crew, self.limit = parts.blocks, parts.crew, parts.limit
+        self.heap, self.shelf, self.packer = parts.heap, parts.shelf, parts.packer
 
     def _require_own(self) -> None:
         """See that this process made the engine; before any lock, which a fork may have left locked."""
@@ -264,39 +212,6 @@ class Engine:
                 "The engine belongs to the process that this one was forked from: make another one here, or "
                 "use graphmill.get, which has one for each process"
             )
-
-    def _pids(self) -> list[int]:
-        pids = [self.pid, self.pool.template_pid]
-        pids += [self.pool.pid(worker) for worker in range(self.pool.num_workers)]
-        return [pid for pid in pids if pid is not None]
-
-    def _lacks_shared_memory(self) -> bool:
-        free = shared_memory_room()
-        if free is None or not lacks_shared_memory(self._folder.path):
-            return False
-        logger.warning(
-            "There are only %d MB of shared memory here: blocks are kept in files in %s instead. "
-            "In a container, more can be had with --shm-size.",
-            free >> 20,
-            self._folder.path,
-        )
-        return True
-
-    def _open_spill(self) -> SpillFile:
-        if self.spill_folder is None:
-            raise SpillError(
-                "blocks cannot be moved to disk: no temporary folder is on one; "
-                "Engine(spill_folder=...) takes any folder"
-            )
-        name = own_name()
-        self.pool.guard(self.spill_folder.absolute() / name)  # before it is there
-        file = SpillFile(self.spill_folder, self.crew.new_number(), self._choices.spill_limit, name)
-        self.crew.add_arena(file.arena)
-        logger.info("memory is short: blocks move to disk, to %s", file.folder)
-        return file
-
-    def _forget_arena(self, number: int) -> None:
-        self.crew.forget_arena(number)
 
     def __enter__(self) -> Self:
         return self
@@ -316,25 +231,21 @@ class Engine:
     def _close(self, *, settle: bool) -> None:
         """Close it; `settle` says whether values that handles stand for are to stay valid."""
         if os.getpid() != self.pid:
-            self._closed = True
+            self._turns.closed = True
             return
-        with InterruptHold(), self._condition:
-            if settle and self._started and not self._closed:
+        with InterruptHold(), self._turns.lock:
+            if settle and self._started and not self.closed:
                 self.shelf.settle()
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
-            self.pool.wake()
-            deadline = time.monotonic() + PULSE
-            while self._polling and time.monotonic() < deadline:
-                self._condition.wait(0.1)
+            self._turns.close()
             self.pool.close(self._resources.close)
             if self._started:
                 open_engines.closed(self)
             self._resources.close()
             if self._started:
                 logger.info("engine closed")
-            self._condition.notify_all()
+            self._turns.lock.notify_all()
         if self._own_recorder is not None:
             self._own_recorder.close()
 
@@ -353,20 +264,18 @@ class Engine:
         Arrays that lie in its memory are still there. When they go here, nobody must give that memory back:
         it is the other process that knows who else looks at it.
         """
-        self._closed = True
-        # Whoever had it locked is not in this process.
-        self._condition = threading.Condition(threading.RLock())
+        self._turns.abandon()
         if self._started:
-            self._reader.close()
+            self._views.close()
 
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self._closed
+        return self._turns.closed
 
     def retire(self) -> None:
         """Close it once no graph runs on it."""
-        with self._condition:
+        with self._turns.lock:
             self._retired = True
             self._close_if_retired()
 
@@ -376,12 +285,12 @@ class Engine:
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:
-        with self._condition:
+        with self._turns.lock:
             self._runs += 1
         try:
             yield
         finally:
-            with self._condition:
+            with self._turns.lock:
                 self._runs -= 1
                 self._close_if_retired()
 
@@ -398,27 +307,18 @@ class Engine:
             return replace(self.limit.use(), copied=self.packer.copied, passed_on=self.packer.referred)
 
     def glance(self) -> Glance | None:
-        """Look at what it has and does, from any thread; None if it is not running.
-
-        Whoever polls the workers is not disturbed: blocks and workers change only under the lock, and that
-        is free meanwhile.
-        """
-        with self._condition:
-            if not self._started or self._closed:
+        """Look at what it has and does, from any thread; None if it is not running."""
+        with self._turns.lock:
+            if not self._started or self.closed:
                 return None
-            self._depth += 1  # a view that dies here must change nothing that is looked at
-            try:
+            with self._turns.undisturbed():
                 return self.limit.glance()
-            finally:
-                self._depth -= 1
-                if not self._polling:
-                    self._unpin()
 
     def _repr_html_(self) -> str:
         from graphmill.diagnostics.notebook import engine_html  # noqa: PLC0415 - for notebooks only
 
         glance = self.glance()
-        state = "closed" if self._closed else "not started yet" if glance is None else f"{glance.busy} busy"
+        state = "closed" if self.closed else "not started yet" if glance is None else f"{glance.busy} busy"
         facts = [f"{self.num_workers} workers", state]
         if glance is None:
             facts.append(f"limit {self.memory_limit / 1e9:.1f} GB")
@@ -488,7 +388,7 @@ class Engine:
 
     def bytes_taken(self) -> int:
         """Tell how much memory all of it takes, in bytes, by a look not long ago; 0 once it is closed."""
-        if self._closed or not self._started:
+        if self.closed or not self._started:
             return 0
         with self.access():
             self.limit.look()
@@ -655,28 +555,9 @@ class Engine:
 
     # ---- what runs need
 
-    @contextlib.contextmanager
-    def access(self) -> Iterator[None]:
+    def access(self) -> contextlib.AbstractContextManager[None]:
         """Have workers, blocks and memory for oneself; Ctrl-C waits until that is over."""
-        condition = self._condition
-        with InterruptHold(), condition:
-            self._wanting += 1
-            try:
-                while self._polling:
-                    self.pool.wake()
-                    condition.wait(PULSE)
-                if self._closed:
-                    raise EngineClosed("The engine was closed while a graph ran")
-                self._depth += 1
-                try:
-                    yield
-                finally:
-                    self._depth -= 1
-                    self._unpin()
-            finally:
-                self._wanting -= 1
-                if not self._wanting:
-                    condition.notify_all()
+        return self._turns.access()
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
@@ -690,13 +571,7 @@ class Engine:
 
     def wait(self, run: Waiting, seconds: float | None = None) -> None:
         """Wait until something has happened to a run, for so many seconds at most; look after all others."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        with self._condition:
-            while not run.has_news:
-                left = PULSE if deadline is None else min(PULSE, deadline - time.monotonic())
-                if left <= 0:
-                    return
-                self._turn(left)
+        self._turns.wait(run, seconds)
 
     def wake(self) -> None:
         """End waits early, so that whoever has got news sees it; for any thread."""
@@ -704,41 +579,11 @@ class Engine:
 
     def look(self) -> None:
         """Take in what has happened, without waiting."""
-        with self._condition:
-            if not self._polling:
-                self._turn(0)
-
-    def _turn(self, timeout: float) -> None:
-        """Wait for what the pool tells, or for the thread that does; Ctrl-C comes through only then."""
-        with InterruptHold() as hold:
-            if self._closed:
-                raise EngineClosed("The engine was closed while a graph ran")
-            if self._polling or self._wanting:
-                hold.open_window()
-                self._condition.wait(timeout)
-                hold.close_window()
-                return
-            timeout = min(timeout, self.crew.keep_to_time_limits(time.monotonic()))
-            self._polling = True
-            self._condition.release()
-            try:
-                events = self.pool.poll(timeout)
-            finally:
-                self._condition.acquire()
-                self._polling = False
-                self._condition.notify_all()
-            if self._closed:
-                raise EngineClosed("The engine was closed while a graph ran")
-            if events:
-                with self.access():
-                    self.crew.take_in(events)
-                    self.crew.flush()
-            else:
-                self.limit.look()  # so that it is known what a task took that ends its worker
+        self._turns.look()
 
     def stop(self, run: Client) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""
-        if self._closed or not self._started:
+        if self.closed or not self._started:
             return
         try:
             with self.access():
@@ -752,79 +597,19 @@ class Engine:
 
     def _wait_for_end(self, run: Client, limit: float) -> None:
         """Wait until no worker has tasks of a run, for so many seconds at most."""
-        deadline = time.monotonic() + limit
-        with self._condition:
-            while self.crew.busy_with(run) and (left := deadline - time.monotonic()) > 0:
-                self._turn(left)
+        self._turns.wait_until(lambda: not self.crew.busy_with(run), limit)
 
     def read(self, value: Encoded) -> Any:
         """Make the value that an encoded one stands for, over the blocks that it lies in."""
-        if not value.extents:
-            return decode(value.payload)
-        with self.access():
-            buffers = [self._reader.view(extent) for extent in value.extents]
-            for extent in value.extents:
-                self.blocks.pin(extent.id, PARENT)
-        return decode(value.payload, buffers)
+        return self._views.read(value)
 
     def look_after(self, values: Iterable[Any]) -> None:
         """Forget changes to values that were read."""
-        with self.access():
-            for value in values:
-                encoded = value.encoded if isinstance(value, Stored) else value
-                if isinstance(encoded, Encoded):
-                    for extent in encoded.extents:
-                        self._reader.drop_dirty(extent.id)
-
-    def _locate(self, address: int, nbytes: int) -> Extent | None:
-        """Find where memory of this process lies in shared memory, if nobody here has changed it."""
-        extent = self._reader.locate(address, nbytes)
-        return extent if extent is not None and self._reader.is_clean(extent) else None
-
-    def _on_view_gone(self, block: BlockId) -> None:
-        """Give memory back that the user has let go of: at once if nobody is at work, else soon.
-
-        Called by the interpreter whenever an array dies, so also in the middle of anything else.
-        """
-        self._unseen.append(block)
-        self._unpin_soon()
+        self._views.look_after(values)
 
     def give_back(self, value: Encoded) -> None:
-        """Let go of a value that was kept for a handle, in the same way."""
-        if not self._closed:
-            self._given_back.append(value)
-            self._unpin_soon()
-
-    def _unpin_soon(self) -> None:
-        if self._condition.acquire(blocking=False):
-            try:
-                if not (self._depth or self._polling or self._closed):
-                    self._unpin()
-            finally:
-                self._condition.release()
-
-    def _unpin(self) -> None:
-        """Let go of blocks that nobody in this process looks at any more, and of values without a handle."""
-        if self._depth or not (self._unseen or self._given_back):
-            return
-        self._depth += 1
-        try:
-            while self._given_back:
-                self.shelf.remove(self._given_back.popleft())
-            while self._unseen:
-                block = self._unseen.popleft()
-                if not self._reader.sees(block):
-                    self.blocks.unpin(block, PARENT)
-        finally:
-            self._depth -= 1
-
-
-class Waiting(Protocol):
-    """Whoever waits for workers."""
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to look at."""
+        """Let go of a value that was kept for a handle: at once if nobody is at work, else soon."""
+        self._views.give_back(value)
 
 
 class _Results:
