@@ -3,8 +3,10 @@
 import pytest
 
 from graphmill.engine.blocks import Blocks
-from graphmill.engine.crew import Crew, Flight
+from graphmill.engine.crew import Crew
+from graphmill.engine.seats import Flight
 from graphmill.memory.block import Extent
+from graphmill.workers.claims import Claims
 from graphmill.workers.messages import Died
 from graphmill.workers.work import Job, Report, Shipped, Work
 
@@ -17,12 +19,17 @@ class Pool:
     def __init__(self, num_workers):
         self.num_workers = num_workers
         self.sent = []
+        self.claimed = []
+        self.claims = {}
         self.restarted = []
         self.killed = []
 
     def send(self, worker, message):
         if isinstance(message, Work):
             self.sent += [(worker, job.number) for job in message.jobs]
+            self.claimed += [(worker, number) for number in message.claimed]
+        else:
+            self.claims[worker] = Claims.attach(message.claims)
 
     def guard(self, *paths):
         pass
@@ -68,6 +75,8 @@ def crew(tmp_path):
     yield made
     blocks.close()
     made.close()
+    for claims in made._pool.claims.values():
+        claims.close()
 
 
 def test_a_job_that_waits_for_a_worker_goes_to_the_first_that_reports(crew):
@@ -124,3 +133,62 @@ def test_what_is_no_report_ends_its_worker(crew):
     crew.take_in([(0, Report(0, Shipped(b"", (Extent(999, 0, 0, 8, 4096),))))])
     assert crew._pool.killed == [1, 1, 0], "there is no such memory"
     assert client.ended == []
+
+
+def behind_each_other(crew, client, count=4):
+    """Have jobs, of which the even ones go to one worker and the odd ones to the other."""
+    for number in range(count):
+        crew.submit(soon_job(number, client))
+    crew.flush()
+    assert crew._pool.sent == [(number % 2, number) for number in (*range(0, count, 2), *range(1, count, 2))]
+
+
+def soon_job(number, client):
+    return Flight(client, Job(number, PAYLOAD, ()), (), {}, 0.01, (), None)
+
+
+def test_an_idle_worker_takes_over_what_another_has_not_begun(crew):
+    client, pool = Client(2), crew._pool
+    behind_each_other(crew, client)
+    assert pool.claimed == [(0, 2), (1, 3)], "those that wait behind another"
+    crew.level()
+    assert len(pool.sent) == 4, "nobody is idle"
+    crew.take_in([(1, Report(1, PAYLOAD)), (1, Report(3, PAYLOAD))])
+    crew.level()
+    assert pool.sent[4:] == [(1, 2)]
+    assert pool.claims[0].claim() is None, "the first worker must not begin it any more"
+    assert (1, 2) not in pool.claimed, "nor can anybody take it from the second"
+    crew.take_in([(0, Report(0, PAYLOAD)), (1, Report(2, PAYLOAD))])
+    assert client.ended == [1, 3, 0, 2]
+    crew.level()
+    assert not crew.busy
+
+
+def test_what_a_worker_has_claimed_stays_with_it(crew):
+    client, pool = Client(2), crew._pool
+    behind_each_other(crew, client)
+    assert pool.claims[0].claim() == 2
+    crew.take_in([(1, Report(1, PAYLOAD)), (1, Report(3, PAYLOAD))])
+    crew.level()
+    assert len(pool.sent) == 4
+    assert crew.busy == 1
+
+
+def test_no_worker_takes_over_what_its_run_must_not_have_there(crew):
+    client = Client(1)
+    for number in range(3):
+        crew.submit(soon_job(number, client))
+    crew.flush()
+    crew.level()
+    assert {worker for worker, _ in crew._pool.sent} == {0}
+
+
+def test_what_was_cancelled_is_not_begun_by_another(crew):
+    client, pool = Client(2), crew._pool
+    behind_each_other(crew, client)
+    client.cancelled = True
+    crew.take_in([(1, Report(1, PAYLOAD)), (1, Report(3, PAYLOAD))])
+    crew.level()
+    assert len(pool.sent) == 4
+    crew.take_in([(0, Report(0, PAYLOAD))])
+    assert not crew.busy

@@ -23,13 +23,14 @@ from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine import open_engines
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.choices import Choices, checked
-from graphmill.engine.crew import STOP_LIMIT, Client, Crew
+from graphmill.engine.crew import STOP_LIMIT, Crew
 from graphmill.engine.limit import Limit, MemoryUse
 from graphmill.engine.packing import Packer
 from graphmill.engine.parts import Parts
 from graphmill.engine.persisting import persist
 from graphmill.engine.requirements import LIMITS
 from graphmill.engine.run import Run, megabytes
+from graphmill.engine.seats import Client
 from graphmill.engine.settings import dask_settings
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf

@@ -11,27 +11,24 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.deaths import describe
+from graphmill.engine.seats import Client, Flight, Seat
 from graphmill.errors import PoolError
 from graphmill.memory.arena import Arena
-from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.block import BlockId
 from graphmill.memory.leftovers import own_name
 from graphmill.memory.segments import SHARED_MEMORY
-from graphmill.scheduler.estimates import SOON_OVER
+from graphmill.workers.claims import Claims
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
 from graphmill.workers.work import (
-    Batch,
     BatchReport,
     Begin,
     Freed,
-    Job,
     Report,
     Rested,
     Shipped,
@@ -42,87 +39,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that tasks have to stop once they are interrupted, before their worker is ended.
 STOP_LIMIT = 0.7
-
-
-class Client(Protocol):
-    """A run, as far as workers matter to it."""
-
-    #: Whether its jobs are not to be begun any more.
-    cancelled: bool
-    #: How many workers may have jobs of it at once.
-    workers: int
-
-    def on_report(self, flight: Flight, report: Report | BatchReport, worker: int) -> None:
-        """Take in what became of a job, or of a batch."""
-
-    def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
-        """Take in that a worker died while it ran a job."""
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A job that was given to a worker, or waits for one."""
-
-    #: The run that it belongs to.
-    client: Client
-    job: Job | Batch
-    #: Functions that the worker must have.
-    functions: tuple[int, ...]
-    #: What functions are packed as, by number.
-    packed: dict[int, Shipped]
-    #: Seconds that it is expected to take.
-    expected: float
-    #: All that the worker reads.
-    extents: tuple[Extent, ...]
-    #: What the run wants to know again.
-    about: Any
-    #: Seconds that it may take; None for any number.
-    limit: float | None = None
-    #: Whether it has taken longer, and was interrupted.
-    overdue: bool = False
-
-    @property
-    def may_be_long(self) -> bool:
-        """Whether nothing should wait behind it."""
-        return self.expected >= SOON_OVER and not isinstance(self.job, Batch)
-
-
-@dataclass(slots=True)
-class _Seat:
-    """A worker's place."""
-
-    #: Its number, from 0.
-    number: int
-    #: The arena of the process that has the place, and that in a file; None while nobody has.
-    own: int | None = None
-    overflow: int | None = None
-    #: The arenas that it knows.
-    arenas: AbstractSet[int] = frozenset()
-    #: The functions that it has.
-    functions: set[int] = field(default_factory=set)
-    #: What it is to be told next.
-    freed: list[Freed] = field(default_factory=list)
-    forgotten: list[int] = field(default_factory=list)
-    cancelled: list[int] = field(default_factory=list)
-    jobs: list[Flight] = field(default_factory=list)
-    #: What it has been given and has not reported, by number, in the order in which it runs them.
-    flights: dict[int, Flight] = field(default_factory=dict)
-    #: Seconds that those are expected to take.
-    load: float = 0.0
-    #: How many of them may be long.
-    long: int = 0
-    #: When it was first seen to have begun the first of them, on the monotonic clock.
-    since: float | None = None
-    #: Dask's settings as it has them.
-    settings: bytes | None = None
-    #: How many bytes of idle pages it has.
-    warm: int = 0
-    #: How many bytes of idle pages it may keep, as far as it knows.
-    warm_limit: int = 0
-    #: Whether its process was ended on purpose.
-    killed: bool = False
-    #: Whether there is none, and none is wanted.
-    gone: bool = False
 
 
 class Crew:
@@ -171,7 +87,7 @@ class Crew:
         self._unplaced: list[Flight] = []
         #: Whether any job had a limit to its time.
         self._timed = False
-        self._seats = [_Seat(number) for number in range(pool.num_workers)]
+        self._seats = [Seat(number) for number in range(pool.num_workers)]
         #: Those that are given jobs; the others end when they have none.
         self._in_use = list(self._seats)
         self._arenas: dict[int, Arena] = {}
@@ -179,7 +95,7 @@ class Crew:
         self._numbers: frozenset[int] | None = None
         self._next_arena = 0
         #: Which seat an arena belongs to.
-        self._owner: dict[int, _Seat] = {}
+        self._owner: dict[int, Seat] = {}
 
     # ---- arenas
 
@@ -225,7 +141,7 @@ class Crew:
         if arena.handle.folder is None:
             self._pool.unguard(SHARED_MEMORY / arena.handle.name)
 
-    def _occupy(self, seat: _Seat) -> None:
+    def _occupy(self, seat: Seat) -> None:
         """Give a worker process what it needs to begin."""
         own = self.new_arena(in_file=False)
         overflow = None if self._in_files else self.new_arena(in_file=True)
@@ -236,7 +152,9 @@ class Crew:
         seat.own = own.number
         seat.overflow = None if overflow is None else overflow.number
         seat.arenas, seat.functions, seat.settings = frozenset(), set(), None
-        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder))
+        path = self._folder / f"claims-{self.new_number()}"
+        seat.claims = Claims.create(path)
+        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), str(path))
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
 
@@ -257,7 +175,7 @@ class Crew:
         seat = self._next_free(self._seats_for(flight.client))
         if seat.long:
             return False
-        self._give(seat, flight)
+        seat.give(flight)
         return True
 
     def _place_others(self) -> None:
@@ -265,14 +183,14 @@ class Crew:
         if self._unplaced:
             self._unplaced = [flight for flight in self._unplaced if not self._place(flight)]
 
-    def _next_free(self, seats: list[_Seat]) -> _Seat:
+    def _next_free(self, seats: list[Seat]) -> Seat:
         for seat in seats:
             if not seat.flights:
                 return seat  # nobody is freer, and with many workers it takes long to compare them all
         # What nobody has seen yet may last for ever: no second task that may be long while others have none.
         return min(seats, key=lambda seat: (seat.long, seat.load, len(seat.flights)))
 
-    def _seats_for(self, client: Client) -> list[_Seat]:
+    def _seats_for(self, client: Client) -> list[Seat]:
         """List the workers that may get another job of a run."""
         if client.workers >= len(self._in_use):
             return self._in_use
@@ -280,19 +198,13 @@ class Crew:
         found = [seat for seat in self._in_use if seat.number in at_work]
         return found if found and len(at_work) >= client.workers else self._in_use
 
-    def _give(self, seat: _Seat, flight: Flight) -> None:
-        seat.flights[flight.job.number] = flight
-        seat.load += flight.expected
-        seat.long += flight.may_be_long
-        seat.jobs.append(flight)
-
     def flush(self) -> None:
         """Send on what workers are to be told."""
         for seat in self._seats:
             if seat.jobs or seat.cancelled or (seat.own is not None and seat.warm_limit != self.warm_limit):
                 self._send(seat)
 
-    def _send(self, seat: _Seat) -> None:
+    def _send(self, seat: Seat) -> None:
         if seat.own is None:
             self._occupy(seat)
         if self._numbers is None:
@@ -312,6 +224,7 @@ class Crew:
             forgotten=tuple(seat.forgotten),
             warm_limit=self.warm_limit if self.warm_limit != seat.warm_limit else None,
             cancelled=tuple(seat.cancelled),
+            claimed=seat.offer(),
             jobs=tuple([flight.job for flight in seat.jobs]),
         )
         seat.arenas, seat.settings, seat.warm_limit = known, self.settings, self.warm_limit
@@ -319,6 +232,21 @@ class Crew:
         for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
             told.clear()
         self._pool.send(seat.number, work)
+
+    def level(self) -> None:
+        """Have workers that have nothing to do take over what others have not begun."""
+        idle = [seat for seat in self._in_use if seat.is_idle]
+        if not idle or len(idle) == len(self._in_use):
+            return
+        for seat in sorted(self._seats, key=lambda seat: -len(seat.flights)):
+            if any(flight.client.workers < len(self._in_use) for flight in seat.flights.values()):
+                continue  # it may be the only one that may have them
+            while idle and (flight := seat.take_back()) is not None:
+                if flight.client.cancelled:
+                    self._blocks.drop(flight.extents)
+                else:
+                    idle.pop(0).give(flight)
+        self.flush()
 
     def forget_functions(self, numbers: Iterable[int]) -> None:
         """Have workers let go of functions, when they are next told anything."""
@@ -347,7 +275,7 @@ class Crew:
             If there cannot be so many.
         """
         while len(self._seats) < num_workers:
-            self._seats.append(_Seat(self._pool.add(), gone=True))
+            self._seats.append(Seat(self._pool.add(), gone=True))
         self._in_use = self._seats[:num_workers]
         for seat in self._in_use:
             if seat.gone:
@@ -358,7 +286,7 @@ class Crew:
         self._place_others()
         self.flush()
 
-    def _end_if_idle(self, seat: _Seat) -> None:
+    def _end_if_idle(self, seat: Seat) -> None:
         """End a worker that is one too many, once it has nothing to do."""
         if seat.number >= len(self._in_use) and not (seat.flights or seat.killed or seat.gone):
             self.kill(seat.number)
@@ -384,17 +312,15 @@ class Crew:
         arenas = self._arenas
         return all(extent.arena in arenas for value in values_in(report) for extent in value.extents)
 
-    def _on_report(self, seat: _Seat, report: Report | BatchReport) -> None:
+    def _on_report(self, seat: Seat, report: Report | BatchReport) -> None:
         flight = seat.flights.get(report.number)
         if flight is None or not self._knows(report):
             logger.warning("worker %d reports what nobody has asked it for, so it is ended", seat.number)
             self.kill(seat.number)
             return
-        del seat.flights[report.number]
+        seat.remove(flight)
         seat.warm = report.warm
         seat.since = None
-        seat.load = max(0.0, seat.load - flight.expected) if seat.flights else 0.0
-        seat.long -= flight.may_be_long
         for value in values_in(report):
             self._blocks.hold(value.extents)
         for block in report.pinned:
@@ -406,32 +332,26 @@ class Crew:
         self._place_others()
         self._end_if_idle(seat)
 
-    def _on_rested(self, seat: _Seat, rested: Rested) -> None:
+    def _on_rested(self, seat: Seat, rested: Rested) -> None:
         seat.warm = rested.warm
         for number in (seat.own, seat.overflow):
             if number is not None:
                 self._blocks.rested(number, rested.warm)
 
-    def _on_died(self, seat: _Seat, died: Died) -> None:
+    def _on_died(self, seat: Seat, died: Died) -> None:
         level = logging.INFO if seat.killed else logging.WARNING
         seat.gone = seat.number >= len(self._in_use)
         then = "it is not needed any more" if seat.gone else "another takes its place"
         logger.log(level, "worker %d has died (%s); %s", seat.number, describe(died), then)
         seat.killed = False
-        flights = list(seat.flights.values())
-        begun = bool(flights) and flights[0] not in seat.jobs
+        begun = bool(seat.flights) and next(iter(seat.flights.values())) not in seat.jobs
         for block in self._blocks.pinned_by(seat.number):
             self._blocks.unpin(block, seat.number)
         for number in (seat.own, seat.overflow):
             if number is not None:
                 del self._owner[number]
                 self._blocks.retire(number)
-        for told in (seat.freed, seat.forgotten, seat.cancelled, seat.jobs):
-            told.clear()
-        seat.own = seat.overflow = seat.since = None
-        seat.flights = {}
-        seat.load = 0.0
-        seat.long = seat.warm = 0
+        flights = seat.clear()
         if not seat.gone:
             self._pool.restart(seat.number)
         for at, flight in enumerate(flights):
@@ -456,18 +376,15 @@ class Crew:
             running = next(iter(seat.flights), None)
             for number in mine:
                 if number in unsent:
-                    flight = seat.flights.pop(number)
+                    flight = seat.flights[number]
+                    seat.remove(flight)
                     seat.jobs.remove(flight)
-                    seat.load -= flight.expected
-                    seat.long -= flight.may_be_long
                     self._blocks.drop(flight.extents)
                     continue
                 seat.cancelled.append(number)
                 if number == running:
                     # Only one task can be meant at a time; the others are not begun.
                     self._pool.interrupt(seat.number, number)
-            if not seat.flights:
-                seat.load = 0.0
         self._place_others()
         self.flush()
 
@@ -501,7 +418,7 @@ class Crew:
             return math.inf
         return min(self._keep_to_time_limit(seat, now) for seat in self._seats)
 
-    def _keep_to_time_limit(self, seat: _Seat, now: float) -> float:
+    def _keep_to_time_limit(self, seat: Seat, now: float) -> float:
         flight = next(iter(seat.flights.values()), None)
         # A worker that is just being started has not begun it, however long that takes.
         if flight is None or flight in seat.jobs or self._pool.pid(seat.number) is None:
@@ -523,6 +440,9 @@ class Crew:
 
     def close(self) -> None:
         """Let go of arenas, whoever needs what lies in them."""
+        for seat in self._seats:
+            if seat.claims is not None:
+                seat.claims.close()
         self._arenas.clear()
         self._numbers = None
 

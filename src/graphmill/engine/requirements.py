@@ -18,8 +18,8 @@ from graphmill.memory.arena import room, shared_memory_room
 
 logger = logging.getLogger("graphmill")
 
-#: Files that this process has open for an engine, and for each worker besides: channels and arenas.
-_FILES, _FILES_PER_WORKER = 14, 4
+#: Files that this process has open for an engine, and for each worker besides: channels, arenas, claims.
+_FILES, _FILES_PER_WORKER = 14, 5
 
 #: Below so many bytes of shared memory, arenas are in files instead.
 LEAST_SHARED_MEMORY: Final = 1 << 30

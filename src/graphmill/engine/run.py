@@ -22,13 +22,14 @@ from graphmill.diagnostics.log import Outcome, RunLog
 from graphmill.engine.batches import in_batches
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
-from graphmill.engine.crew import Crew, Flight, values_in
+from graphmill.engine.crew import Crew, values_in
 from graphmill.engine.deaths import describe, took_too_long, worker_died
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import take_stored
 from graphmill.engine.recipes import Call
 from graphmill.engine.rereading import Rereading
+from graphmill.engine.seats import Flight
 from graphmill.engine.shipping import Numbers, Shipper
 from graphmill.engine.staying import Target, find_targets, stays
 from graphmill.engine.stored import Shelf, Stored, resolve

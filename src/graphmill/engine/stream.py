@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from graphmill.engine.blocks import Blocks
-from graphmill.engine.crew import Crew, Flight
+from graphmill.engine.crew import Crew
 from graphmill.engine.deaths import describe, died_of
 from graphmill.engine.futures import Future
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Obstacle, Packer
 from graphmill.engine.run import megabytes
+from graphmill.engine.seats import Flight
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.stored import Shelf
 from graphmill.errors import EncodeError, GraphmillError, MemoryLimitError, WorkerDied

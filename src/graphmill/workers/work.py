@@ -85,6 +85,8 @@ class Begin(NamedTuple):
     warm_limit: int
     #: A folder for locks that are shared between processes.
     folder: str
+    #: The pipe by which jobs are claimed.
+    claims: str
 
 
 class Work(NamedTuple):
@@ -106,6 +108,8 @@ class Work(NamedTuple):
     warm_limit: int | None = None
     #: Jobs not to begin.
     cancelled: tuple[int, ...] = ()
+    #: Jobs that the engine may take back: to be claimed before they are begun.
+    claimed: tuple[int, ...] = ()
     #: What to run, in this order.
     jobs: tuple[Job | Batch, ...] = ()
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,7 @@ from graphmill.memory.numpy_handler import LargeMemory, NumpyHandler
 from graphmill.tracebacks import encode_exception
 from graphmill.workers import shipped
 from graphmill.workers.child import WorkerChannel
+from graphmill.workers.claims import Claims
 from graphmill.workers.recipe import follow
 from graphmill.workers.signals import TaskInterrupts
 from graphmill.workers.warned import WarningLog
@@ -86,6 +88,11 @@ class Worker:
         self._heap: Heap | None = None
         self._handler: NumpyHandler | None = None
         self._jobs: deque[Job | Batch] = deque()
+        self._claims = Claims.attach(Path(begin.claims))
+        #: Those of them that are to be claimed first.
+        self._unclaimed: set[int] = set()
+        #: A later one than the next, which was claimed already.
+        self._claimed: int | None = None
         self._cancelled: set[int] = set()
         self._reports: list[Report | BatchReport] = []
         #: Whether the last job was interrupted, so that others may be cancelled.
@@ -104,6 +111,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave NumPy as it was."""
+        self._claims.close()
         if self._handler is not None:
             self._handler.close()
 
@@ -114,8 +122,8 @@ class Worker:
             self._take_in(message)
         looked = sent = time.perf_counter()
         while True:
-            if self._jobs:
-                job = self._jobs.popleft()
+            job = self._next_job()
+            if job is not None:
                 if not job.quick:
                     self._send_reports()
                 finish: Any = self._finish_batch if type(job) is Batch else self._finish_job
@@ -128,7 +136,23 @@ class Worker:
                     continue
                 self._interrupted = False
                 looked = now
+            else:
+                self._send_reports()  # of what came before jobs that were taken back
             self._listen()
+
+    def _next_job(self) -> Job | Batch | None:
+        """Get the next job that is this worker's to run; those that were taken back are left out."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            if job.number not in self._unclaimed:
+                return job
+            self._unclaimed.discard(job.number)
+            number = self._claims.claim() if self._claimed is None else self._claimed
+            self._claimed = None if number == job.number else number
+            if number == job.number:
+                return job
+            self._cancelled.discard(job.number)
+        return None
 
     def _listen(self) -> None:
         """Follow messages; wait for them if there is nothing to do."""
@@ -186,6 +210,7 @@ class Worker:
         shipped.add_functions(work.functions)
         shipped.forget_functions(work.forgotten)
         self._cancelled.update(work.cancelled)
+        self._unclaimed.update(work.claimed)
         self._jobs.extend(work.jobs)
 
     # ---- one job
