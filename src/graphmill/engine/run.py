@@ -11,33 +11,32 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
 import numpy as np
 
 from graphmill import config
-from graphmill.diagnostics.log import Outcome, RunLog
-from graphmill.engine.batches import in_batches
+from graphmill.diagnostics.log import RunLog
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, values_in
 from graphmill.engine.deaths import describe, took_too_long, worker_died
+from graphmill.engine.here import Here, Rest, failed
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import take_stored
-from graphmill.engine.recipes import Call
 from graphmill.engine.rereading import Rereading
 from graphmill.engine.seats import Flight
-from graphmill.engine.shipping import Numbers, Shipper
-from graphmill.engine.staying import Target, find_targets, stays
-from graphmill.engine.stored import Shelf, Stored, resolve
+from graphmill.engine.sending import Sender, Task
+from graphmill.engine.shipping import Numbers
+from graphmill.engine.staying import find_targets, stays
+from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.terms import Terms
 from graphmill.errors import EncodeError, MemoryLimitError, StaysError
 from graphmill.graph import Graph
 from graphmill.loop import News, Plan
-from graphmill.memory.block import Encoded, Extent
+from graphmill.memory.block import Encoded
 from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
 from graphmill.order.raised import raised
@@ -47,7 +46,6 @@ from graphmill.scheduler.events import (
     BudgetChanged,
     RoomChanged,
     SlotsChanged,
-    TaskFailed,
     TaskFinished,
     TaskLost,
     TaskTooBig,
@@ -56,41 +54,12 @@ from graphmill.tracebacks import decode_exception
 from graphmill.types import Key, Node, Priority
 from graphmill.workers import shipped
 from graphmill.workers.messages import Died
-from graphmill.workers.warned import warn_again
-from graphmill.workers.work import Batch, BatchReport, Job, Report, Shipped, Warned
+from graphmill.workers.work import Batch, BatchReport, Report, Shipped
 
 logger = logging.getLogger("graphmill")
 
 #: One part of the memory that tasks can have, in so many, is kept free of values that nobody needs now.
 _KEPT_FREE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A task that the scheduler wants to be run."""
-
-    key: Key
-    node: Node
-    values: dict[Key, Any]
-    #: Bytes that it may take.
-    allowance: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """What is left to do in this process for a task that a worker has run; it has ended when that is done."""
-
-    key: Key
-    #: Its result, or what it raised.
-    outcome: Encoded | BaseException
-    #: What it wrote to objects of this process: numbers of objects, indices and values.
-    writes: Encoded | None
-    #: Warnings that it gave.
-    warned: tuple[Warned, ...]
-    #: Where it ran, for how many seconds, and how many bytes it took.
-    worker: int
-    seconds: float
-    taken: int
 
 
 class Host(Protocol):
@@ -149,8 +118,8 @@ class Run:
         self._results: Collection[Key] = ()
         self._priority: Priority
         self._budget: Budget
-        self._shipper = Shipper(engine.heap, engine.blocks, engine.numbers, engine)
-        self._submitted: list[_Task] = []
+        self._sender = Sender(engine, self, terms)
+        self._submitted: list[Task] = []
         self._spills: list[tuple[Key, Any]] = []
         #: The memory there was once all was done that the scheduler had asked for.
         self._room_then: RoomChanged | None = None
@@ -170,16 +139,12 @@ class Run:
         #: How many the caller wants at most, if there are so many.
         self.most = limit
         #: Quick tasks that are to go together, and the seconds that each is expected to take.
-        self._quick: list[tuple[_Task, float]] = []
+        self._quick: list[tuple[Task, float]] = []
         #: What is to be done in this process, by the thread that called `get`: the code is the user's.
-        self._here: deque[_Task | _Rest] = deque()
+        self._here = Here(engine, log)
         #: What has happened and was not told yet.
         self.inbox: list[News] = []
-        #: Values of the graph that workers were sent, by key, with the functions that they refer to.
-        self._data: dict[Key, tuple[Encoded, tuple[int, ...]]] = {}
-        #: Objects of this process that tasks store to, by number.
-        self._targets: dict[int, Target] = {}
-        #: Tasks that read from such objects.
+        #: Tasks that read from objects of this process to which others store.
         self._readers: Collection[Key] = ()
         #: Values that tasks gave, which hold blocks.
         self._held: dict[int, Encoded] = {}
@@ -187,10 +152,6 @@ class Run:
         self._stored: dict[Key, Stored] = {}
         #: Values that were shown. They die while Ctrl-C waits: raised where memory is given back, it is lost.
         self._shown: list[Any] = []
-        #: Warnings that were given already.
-        self._warned: set[Warned] = set()
-        #: Whether it was said that tasks run in this process.
-        self._said = False
 
     # ---- the executor that the run loop knows
 
@@ -214,12 +175,11 @@ class Run:
         self._readers = targets.readers
         for target in targets.objects.values():
             number = self._engine.numbers.next()
-            shipped.add_target(number, target.obj)
-            self._targets[number] = target
+            self._here.aim(number, target)
             form = (target.obj.shape, target.obj.dtype) if type(target.obj) is np.ndarray else None
-            self._shipper.stand_ins[id(target.obj)] = shipped.target, (number, form)
+            self._sender.shipper.stand_ins[id(target.obj)] = shipped.target, (number, form)
         for lock in targets.unneeded_locks():
-            self._shipper.stand_ins[id(lock)] = bool, (False,)
+            self._sender.shipper.stand_ins[id(lock)] = bool, (False,)
         priorities = order_graph(graph, results=results).priorities
         if self._terms.priority_of:
             priorities = raised(priorities, graph, self._terms.priority_of)
@@ -271,7 +231,7 @@ class Run:
 
     def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
         """Take on a task."""
-        self._submitted.append(_Task(key, task, values, allowance or 0))
+        self._submitted.append(Task(key, task, values, allowance or 0))
 
     def spill(self, key: Key, value: Any) -> None:
         """Have a value moved to disk."""
@@ -286,9 +246,7 @@ class Run:
             self._engine.blocks.let_go(value)
         elif type(value) is Stored:
             self._engine.shelf.expect_no_more(value.encoded)
-        shipped_data = self._data.pop(key, None)
-        if shipped_data is not None:
-            self._shipper.forget(shipped_data[0])
+        self._sender.forget(key)
 
     def flush(self) -> None:
         """Give back what was released, and give workers what was submitted."""
@@ -329,7 +287,10 @@ class Run:
         while True:
             if self._here:
                 self._engine.look()
-                self._do_here(self._here.popleft())
+                news, writes = self._here.do_next()
+                self.inbox.append(news)
+                if writes is not None:
+                    self.release(news.key, writes)
             elif not self._arrived and not self.inbox:
                 self._engine.wait(self)
             with self._engine.access():
@@ -364,12 +325,9 @@ class Run:
 
     def value_of(self, value: Any) -> Any:
         """Make the value that is meant, for whoever looks at it before the next `flush`."""
-        made = self._value_of(value)
+        made = self._here.value_of(value)
         self._shown.append(made)
         return made
-
-    def _value_of(self, value: Any) -> Any:
-        return self._engine.read(value) if type(value) is Encoded else resolve(value)
 
     def store(self, value: Any) -> Any:
         """Have a value of the run's cache kept, and get a handle; a small one is given itself."""
@@ -382,18 +340,18 @@ class Run:
                     return engine.shelf.add(Encoded(value.payload, value.extents, value.nbytes))
             else:
                 return engine.packer.store(value)
-        return self._value_of(value)
+        return self._here.value_of(value)
 
     def cancel(self) -> None:
         """Stop what runs."""
         self.cancelled = True
         self._submitted.clear()
-        self._here.clear()
+        self._here.cancel()
         self._engine.stop(self)
 
     # ---- beginning tasks
 
-    def _begin(self, task: _Task) -> None:
+    def _begin(self, task: Task) -> None:
         key, values = task.key, task.values
         if key in self._graph.aliases:
             value = values[self._graph.aliases[key]]
@@ -402,10 +360,10 @@ class Run:
             self.inbox.append(TaskFinished(key, value))
             return
         if key in self._terms.here or stays(key, task.node, self._graph, self._results):
-            self._here.append(task)
+            self._here.add(task)
             return
         if key in self._readers:
-            self._keep_here(task, StaysError("it reads from an object that lives here"))
+            self._here.keep(task, StaysError("it reads from an object that lives here"))
             return
         seconds = self._engine.estimates.seconds(key)
         if seconds < QUICK and self._terms.may_go_with_others(key):
@@ -413,123 +371,22 @@ class Run:
         else:
             self._begin_alone(task)
 
-    def _begin_alone(self, task: _Task) -> None:
+    def _begin_alone(self, task: Task) -> None:
         try:
-            flight = self._prepare(task)
+            flight = self._sender.alone(task)
         except EncodeError as error:
-            self._keep_here(task, error)
+            self._here.keep(task, error)
         else:
             self._engine.crew.submit(flight)
 
     def _begin_quick(self) -> None:
         """Give workers the quick tasks, several at a time."""
         quick, self._quick = self._quick, []
-        for part in in_batches(quick, [seconds for _, seconds in quick], self._limit):
-            nodes, functions = self._shipper.ship_small([task.node for task, _ in part])
-            batch: list[_Task] = []
-            packed: list[tuple[Any, ...]] = []
-            extents: tuple[Extent, ...] = ()
-            expected = 0.0
-            for (task, seconds), node in zip(part, nodes, strict=True):
-                keys = node.keys if type(node) is Call else tuple(task.values)
-                given = None if node is None else self._inputs_of(task, keys)
-                if node is None or given is None:
-                    self._begin_alone(task)
-                    continue
-                inputs, more, lie = given
-                batch.append(task)
-                expected += seconds
-                if type(node) is Call:
-                    packed.append((node.recipe, node.leaves, inputs, task.allowance))
-                else:
-                    packed.append((node, keys, inputs, task.allowance))
-                functions += more
-                extents += lie
-            if batch:
-                job = Batch(self._engine.numbers.next(), *zip(*packed, strict=True))
-                self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
-                self._engine.crew.submit(
-                    Flight(self, job, functions, self._shipper.packed, expected, extents, batch)
-                )
-
-    def _inputs_of(
-        self, task: _Task, keys: tuple[Key, ...]
-    ) -> tuple[tuple[Shipped | bytes, ...], tuple[int, ...], tuple[Extent, ...]] | None:
-        """Get the inputs of a task as a batch has them, the functions in them, and where they lie.
-
-        None if they cannot be packed, or `keys`, which are in their order, are not those of the inputs.
-        """
-        inputs: list[Shipped | bytes] = []
-        functions: tuple[int, ...] = ()
-        lie: tuple[Extent, ...] = ()
-        values = task.values
-        if len(keys) != len(values):
-            return None
-        for key in keys:
-            if key not in values:
-                return None
-            encoded = value = values[key]
-            if type(value) is Stored and value.is_in(self._engine):
-                encoded = value.encoded
-            elif type(value) is not Encoded:
-                try:
-                    encoded, more = self._ship_data(key, value)
-                except EncodeError:
-                    return None
-                functions += more
-            if encoded.extents:
-                inputs.append(Shipped(encoded.payload, encoded.extents))
-                lie += encoded.extents
+        for what in self._sender.together(quick, self._limit):
+            if isinstance(what, Task):
+                self._begin_alone(what)
             else:
-                inputs.append(encoded.payload)
-        return tuple(inputs), functions, lie
-
-    def _keep_here(self, task: _Task, why: BaseException) -> None:
-        level = logging.DEBUG if self._said else logging.WARNING
-        self._said = True
-        logger.log(level, "the task %r runs in this process, as do others like it: %s", task.key, why)
-        self._here.append(task)
-
-    def _prepare(self, task: _Task) -> Flight:
-        node, functions = self._shipper.ship(task.node, f"the task {task.key!r}")
-        inputs = []
-        extents = node.extents
-        for key, value in task.values.items():
-            encoded = value
-            if type(value) is Stored and value.is_in(self._engine):
-                encoded = value.encoded
-            elif type(value) is not Encoded:
-                encoded, more = self._ship_data(key, value)
-                functions += more
-            inputs.append((key, Shipped(encoded.payload, encoded.extents)))
-            extents += encoded.extents
-        number = self._engine.numbers.next()
-        self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
-        expected = self._engine.estimates.seconds(task.key)
-        job = Job(
-            number,
-            Shipped(node.payload, node.extents),
-            tuple(inputs),
-            expected < QUICK,
-            task.allowance,
-        )
-        return Flight(
-            self,
-            job,
-            functions,
-            self._shipper.packed,
-            expected,
-            extents,
-            (task, node),
-            self._terms.limit(task.key),
-        )
-
-    def _ship_data(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
-        """Pack a value that is in this process, once for all tasks that need it."""
-        found = self._data.get(key)
-        if found is None:
-            found = self._data[key] = self._shipper.ship(value, f"the value of {key!r}")
-        return found
+                self._engine.crew.submit(what)
 
     def _hold(self, value: Encoded) -> Encoded:
         if value.extents:
@@ -556,11 +413,11 @@ class Run:
             self._look_at_batch(flight, report, worker)
         else:
             task, node = flight.about
-            self._shipper.forget(node)
+            self._sender.shipper.forget(node)
             self._look_at_task(flight, task, report, worker)
 
     def _look_at_batch(self, flight: Flight, batch: BatchReport, worker: int) -> None:
-        tasks: list[_Task] = flight.about
+        tasks: list[Task] = flight.about
         began, inbox, log = batch.began, self.inbox, self._log
         for task, outcome, seconds in zip(tasks, batch.outcomes, batch.seconds, strict=False):
             if not isinstance(outcome, bytes):
@@ -575,17 +432,17 @@ class Run:
             for task in tasks[len(batch.outcomes) :]:
                 self._begin_alone(task)
 
-    def _look_at_task(self, flight: Flight, task: _Task, report: Report, worker: int) -> None:
+    def _look_at_task(self, flight: Flight, task: Task, report: Report, worker: int) -> None:
         if self._log is not None:
             self._log.report(task.key, report, worker)
         if report.result is not None:
             value = self._take(report.result)
             writes = None if report.writes is None else self._take(report.writes)
-            rest = _Rest(task.key, value, writes, report.warned, worker, report.seconds, report.taken)
+            rest = Rest(task.key, value, writes, report.warned, worker, report.seconds, report.taken)
             if writes is None and not report.warned:
-                self.inbox.append(_finished(rest, value))
+                self.inbox.append(rest.finished(value))
             else:
-                self._here.append(rest)
+                self._here.add(rest)
         elif report.error is None:
             pass  # cancelled: nobody waits for it
         elif report.refused:
@@ -593,12 +450,12 @@ class Run:
             too_big = MemoryLimitError(_too_big(task.key, report.refused, self._engine.limit))
             self.inbox.append(TaskTooBig(task.key, report.refused, too_big))
         elif report.stays:
-            self._keep_here(task, decode_exception(report.error))
+            self._here.keep(task, decode_exception(report.error))
         else:
             error = decode_exception(report.error)
             if flight.overdue and flight.limit is not None:
                 error = took_too_long(task.key, task.node, flight.limit)
-            self._here.append(_Rest(task.key, error, None, report.warned, worker, report.seconds, 0))
+            self._here.add(Rest(task.key, error, None, report.warned, worker, report.seconds, 0))
 
     def on_lost(self, flight: Flight, died: Died, worker: int) -> None:
         """Take in that a worker died while it ran a job."""
@@ -609,11 +466,11 @@ class Run:
                     self._begin_alone(task)
             return
         task, node = flight.about
-        self._shipper.forget(node)
+        self._sender.shipper.forget(node)
         if self._log is not None:
             self._log.lost(task.key, worker, describe(died))
         if flight.overdue and flight.limit is not None:
-            self.inbox.append(_failed(task.key, took_too_long(task.key, task.node, flight.limit)))
+            self.inbox.append(failed(task.key, took_too_long(task.key, task.node, flight.limit)))
             return
         deaths = self._deaths[task.key] = self._deaths.get(task.key, 0) + 1
         memory = None if died.pid is None else self._engine.limit.memory_of(died.pid)
@@ -626,56 +483,6 @@ class Run:
         value = self._hold(Encoded.of(given.payload, given.extents))
         self._engine.blocks.drop(given.extents)
         return value
-
-    # ---- what is done in this process
-
-    def _do_here(self, what: _Task | _Rest) -> None:
-        if isinstance(what, _Task):
-            self._run_here(what)
-        else:
-            self._end_here(what)
-
-    def _end_here(self, rest: _Rest) -> None:
-        """Do what the user's own code may take part in: filters of warnings, objects that are written to."""
-        outcome = rest.outcome
-        try:
-            warn_again(rest.warned, self._warned)
-            if rest.writes is not None:
-                self._write(rest.writes)
-        except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
-            # A filter that makes errors of warnings must not hide what the task itself has raised.
-            outcome = outcome if isinstance(outcome, BaseException) else error
-        if isinstance(outcome, BaseException):
-            self.inbox.append(_failed(rest.key, outcome))
-        else:
-            self.inbox.append(_finished(rest, outcome))
-        if rest.writes is not None:
-            self._engine.look_after([rest.writes])
-            self.release(rest.key, rest.writes)
-
-    def _write(self, writes: Encoded) -> None:
-        """Do to objects of this process what a task did to what stood for them."""
-        for number, index, value in self._engine.read(writes):
-            target = self._targets[number]
-            with target.locked():
-                target.obj[index] = value
-
-    def _run_here(self, task: _Task) -> None:
-        """Run a task in this process."""
-        values: dict[Key, Any] = {}
-        began, outcome = time.perf_counter(), Outcome.FAILED
-        try:
-            values = {key: self._value_of(value) for key, value in task.values.items()}
-            result = task.node(values)
-        except Exception as error:  # noqa: BLE001 - raised by the loop, as what the task raised
-            self.inbox.append(_failed(task.key, error))
-        else:
-            self.inbox.append(TaskFinished(task.key, result))
-            outcome = Outcome.DONE
-        if self._log is not None:
-            self._log.here(task.key, began, outcome)
-        del values  # what is left of them are views that somebody keeps
-        self._engine.look_after(task.values.values())
 
     def close(self) -> None:
         """Let go of everything; may be called again."""
@@ -691,20 +498,13 @@ class Run:
                 self._engine.shelf.expect_no_more(stored.encoded)
             self._engine.limit.given -= sum(self._given.values())
             self._given.clear()
-            self._data.clear()
-            self._shipper.close()
-            self._engine.crew.forget_functions(self._shipper.packed)
-        for number in self._targets:
-            shipped.forget_target(number)
-        self._targets.clear()
+            self._sender.close()
+            self._engine.crew.forget_functions(self._sender.shipper.packed)
+        self._here.close()
         # The scheduler is part of a cycle, and may live on for long: what it knows must not.
         self._stored.clear()
         self._graph.tasks.clear()
         self._graph.data.clear()
-
-
-def _finished(rest: _Rest, value: Encoded) -> TaskFinished:
-    return TaskFinished(rest.key, value, value.nbytes, rest.worker, rest.seconds, rest.taken)
 
 
 def _too_big(key: Key, need: int, limit: Limit) -> str:
@@ -726,7 +526,3 @@ def _too_big_result(nbytes: int, limit: Limit) -> str:
 def megabytes(nbytes: int) -> str:
     """Write a number of bytes as people read it."""
     return f"{nbytes / 1e6:,.0f} MB"
-
-
-def _failed(key: Key, error: BaseException) -> TaskFailed:
-    return TaskFailed(key, error, traceback=error.__traceback__)
