@@ -16,17 +16,18 @@ import itertools
 import pickle
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from pathlib import Path
 from typing import Any
 
 from graphmill import Engine
 from graphmill.memory.arena import PAGE
 from graphmill.memory.block import Extent
 from graphmill.memory.codec import decode, encode
-from graphmill.workers.work import Batch, BatchReport, Begin, Job, Report, Shipped, Work
+from graphmill.workers.claims import Claims, JobQueue
+from graphmill.workers.work import BatchReport, Begin, Job, Report, Shipped, Work
 
 #: Seconds from one process to another, while nobody sleeps.
 LATENCY = 30e-6
@@ -77,7 +78,7 @@ class PretendedWorker:
     """One worker."""
 
     ranges: Ranges | None = None
-    jobs: deque[Job | Batch] = field(default_factory=deque)
+    jobs: JobQueue | None = None
     #: Whether it runs a task, and until when it did.
     busy: bool = False
     free_at: float = 0.0
@@ -148,6 +149,9 @@ class PretendedPool:
 
     def close(self, meanwhile: Callable[[], object] = list) -> None:
         """End nothing, and have what was guarded removed."""
+        for worker in self.workers:
+            if worker.jobs is not None:
+                worker.jobs.close()
         meanwhile()
 
     def wake(self) -> None:
@@ -204,21 +208,24 @@ class PretendedPool:
         worker = self.workers[number]
         if type(what) is Begin:
             worker.ranges = Ranges(what.own)
+            worker.jobs = JobQueue(Claims.attach(Path(what.claims)))
         elif type(what) is Work:
             assert worker.ranges is not None
+            assert worker.jobs is not None
             for freed in what.freed:
                 worker.ranges.give_back(freed.block.offset, freed.length)
-            worker.jobs.extend(what.jobs)
+            worker.jobs.add(what.jobs, what.claimed)
             if not worker.busy:
                 self._begin_next(number, worker, at)
         else:
             self._end(number, worker, what, at)
 
     def _begin_next(self, number: int, worker: PretendedWorker, at: float) -> None:
-        worker.busy = bool(worker.jobs)
-        if not worker.busy:
+        job = None if worker.jobs is None else worker.jobs.next()
+        worker.busy = job is not None
+        if job is None:
+            self._send_reports(number, worker, at)
             return
-        job = worker.jobs.popleft()
         if not job.quick:
             self._send_reports(number, worker, at)
         report: Report | BatchReport

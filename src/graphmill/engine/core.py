@@ -159,7 +159,7 @@ class Engine:
         self.numbers = Numbers()
         self.estimates = Estimates()
         self.pool = Pool(self.num_workers, serve="graphmill.workers.worker:serve", close_at_exit=False)
-        self._turns = Turns(self.pool)
+        self._turns = Turns()
         self._views: Views
         self._folder: OwnedFolder
         self.blocks: Blocks

@@ -89,7 +89,7 @@ class Parts:
         )
         resources.callback(self.crew.close)
         self.limit = Limit(choices.memory_limit, self._pids, self.blocks, self.crew)
-        turns.begin(self.crew, self.limit)
+        turns.begin(pool, self.crew, self.limit)
         self.heap = self._make_heap(in_files=in_files)
         self.views = Views(turns, self.crew.arenas, self.blocks)
         resources.callback(self.views.close)

@@ -33,11 +33,6 @@ class Waiting(Protocol):
 class Turns:
     """Gives threads their turns at the pool, and at all that must be in order when another looks at it.
 
-    Parameters
-    ----------
-    pool
-        The processes that are polled.
-
     Attributes
     ----------
     lock
@@ -48,8 +43,8 @@ class Turns:
         Called when nobody has access any more, to do what had to wait for that.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self) -> None:
+        self._pool: Pool
         self._crew: Crew
         self._limit: Limit
         self.lock = threading.Condition(threading.RLock())
@@ -62,9 +57,9 @@ class Turns:
         #: How deep the thread that has the lock is in what must not be disturbed.
         self._depth = 0
 
-    def begin(self, crew: Crew, limit: Limit) -> None:
-        """Know who is to hear what the pool tells, and who looks after memory meanwhile."""
-        self._crew, self._limit = crew, limit
+    def begin(self, pool: Pool, crew: Crew, limit: Limit) -> None:
+        """Know which processes to poll, who hears what they tell, and who looks after memory meanwhile."""
+        self._pool, self._crew, self._limit = pool, crew, limit
 
     @contextlib.contextmanager
     def access(self) -> Iterator[None]:
@@ -173,7 +168,8 @@ class Turns:
     def close(self) -> None:
         """Give no more turns, and have whoever polls come back; the lock is held."""
         self.closed = True
-        self._pool.wake()
+        if self._polling:
+            self._pool.wake()
         deadline = time.monotonic() + PULSE
         while self._polling and time.monotonic() < deadline:
             self.lock.wait(0.1)

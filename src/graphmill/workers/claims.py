@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
+
+from graphmill.workers.work import Batch, Job
 
 #: A number in the pipe. Written and read whole: far shorter than what a pipe keeps together.
 _NUMBER: Final = struct.Struct("=q")
@@ -99,3 +103,56 @@ class Claims:
             if self._path is not None:
                 with suppress(FileNotFoundError):  # its folder is gone
                     self._path.unlink()
+
+
+class JobQueue:
+    """The jobs that a worker was given and has not begun, in the order in which they were sent.
+
+    Parameters
+    ----------
+    claims
+        The worker's end of its pipe.
+
+    Attributes
+    ----------
+    cancelled
+        Numbers of jobs that are to be reported without being run.
+    """
+
+    __slots__ = ("_ahead", "_claims", "_jobs", "_shared", "cancelled")
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._jobs: deque[Job | Batch] = deque()
+        #: Those of them that are to be claimed first.
+        self._shared: set[int] = set()
+        #: One that is claimed already, behind others that were taken back.
+        self._ahead: int | None = None
+        self.cancelled: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, jobs: Iterable[Job | Batch], claimed: Iterable[int]) -> None:
+        """Take on jobs, and the numbers of those of them that are to be claimed before they are begun."""
+        self._shared.update(claimed)
+        self._jobs.extend(jobs)
+
+    def next(self) -> Job | Batch | None:
+        """Take out the next job that is this worker's to run; None if none is left."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            if job.number not in self._shared:
+                return job
+            self._shared.discard(job.number)
+            number = self._claims.claim() if self._ahead is None else self._ahead
+            if number == job.number:
+                self._ahead = None
+                return job
+            self._ahead = number
+            self.cancelled.discard(job.number)
+        return None
+
+    def close(self) -> None:
+        """Close the pipe."""
+        self._claims.close()

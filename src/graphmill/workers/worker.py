@@ -12,7 +12,6 @@ import importlib
 import os
 import pickle
 import time
-from collections import deque
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from graphmill.memory.numpy_handler import LargeMemory, NumpyHandler
 from graphmill.tracebacks import encode_exception
 from graphmill.workers import shipped
 from graphmill.workers.child import WorkerChannel
-from graphmill.workers.claims import Claims
+from graphmill.workers.claims import Claims, JobQueue
 from graphmill.workers.recipe import follow
 from graphmill.workers.signals import TaskInterrupts
 from graphmill.workers.warned import WarningLog
@@ -87,13 +86,7 @@ class Worker:
         #: Made when the arenas are known.
         self._heap: Heap | None = None
         self._handler: NumpyHandler | None = None
-        self._jobs: deque[Job | Batch] = deque()
-        self._claims = Claims.attach(Path(begin.claims))
-        #: Those of them that are to be claimed first.
-        self._unclaimed: set[int] = set()
-        #: A later one than the next, which was claimed already.
-        self._claimed: int | None = None
-        self._cancelled: set[int] = set()
+        self._jobs = JobQueue(Claims.attach(Path(begin.claims)))
         self._reports: list[Report | BatchReport] = []
         #: Whether the last job was interrupted, so that others may be cancelled.
         self._interrupted = False
@@ -111,7 +104,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave NumPy as it was."""
-        self._claims.close()
+        self._jobs.close()
         if self._handler is not None:
             self._handler.close()
 
@@ -122,7 +115,7 @@ class Worker:
             self._take_in(message)
         looked = sent = time.perf_counter()
         while True:
-            job = self._next_job()
+            job = self._jobs.next()
             if job is not None:
                 if not job.quick:
                     self._send_reports()
@@ -139,20 +132,6 @@ class Worker:
             else:
                 self._send_reports()  # of what came before jobs that were taken back
             self._listen()
-
-    def _next_job(self) -> Job | Batch | None:
-        """Get the next job that is this worker's to run; those that were taken back are left out."""
-        while self._jobs:
-            job = self._jobs.popleft()
-            if job.number not in self._unclaimed:
-                return job
-            self._unclaimed.discard(job.number)
-            number = self._claims.claim() if self._claimed is None else self._claimed
-            self._claimed = None if number == job.number else number
-            if number == job.number:
-                return job
-            self._cancelled.discard(job.number)
-        return None
 
     def _listen(self) -> None:
         """Follow messages; wait for them if there is nothing to do."""
@@ -209,16 +188,15 @@ class Worker:
                 self._trim()
         shipped.add_functions(work.functions)
         shipped.forget_functions(work.forgotten)
-        self._cancelled.update(work.cancelled)
-        self._unclaimed.update(work.claimed)
-        self._jobs.extend(work.jobs)
+        self._jobs.cancelled.update(work.cancelled)
+        self._jobs.add(work.jobs, work.claimed)
 
     # ---- one job
 
     def _finish_job(self, job: Job) -> Report:
         """Run a job, and say what became of it; nothing of it is left behind."""
-        if job.number in self._cancelled:
-            self._cancelled.discard(job.number)
+        if job.number in self._jobs.cancelled:
+            self._jobs.cancelled.discard(job.number)
             return Report(job.number, None)
         begin = time.perf_counter()
         report = self._run_job(job)
@@ -236,8 +214,8 @@ class Worker:
 
     def _finish_batch(self, batch: Batch) -> BatchReport:
         """Run quick tasks, and say what became of them; nothing of them is left behind."""
-        if batch.number in self._cancelled:
-            self._cancelled.discard(batch.number)
+        if batch.number in self._jobs.cancelled:
+            self._jobs.cancelled.discard(batch.number)
             return BatchReport(batch.number)
         outcomes: list[bytes | Report] = []
         seconds: list[float] = []
