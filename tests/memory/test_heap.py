@@ -718,7 +718,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_page_is_accounted_for(self):
         usage = self.heap.usage()
-        taken = sum(self.heap._parts[0].ranges._taken.values())
+        zones = self.heap._parts[0].ranges
+        taken = sum(zones._long._taken.values()) + sum(zones._short._taken.values())
         assert taken + usage.warm + self.heap._parts[0].ranges.cold_bytes == SIZE
         assert usage.published == sum({each.id: each.length for each, _ in self.blocks}.values())
         assert usage.live == sum(each.length for each in self.heap.live.values())

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphmill.errors import ArenaFull
-from graphmill.memory.ranges import Ranges, length_class
+from graphmill.memory.ranges import Ranges, Zones, length_class
 
 PAGE = 16
 PAGES = 40
@@ -230,3 +230,77 @@ def test_used_pages_go_before_huge_ones():
     first = ranges.allocate(9 * PAGE)
     ranges.free(first.offset, first.length)
     assert ranges.allocate(12 * PAGE) == (0, 12 * PAGE, ((9 * PAGE, 3 * PAGE),))
+
+
+HUGE = 4 * PAGE
+#: As much as a segment must have for two zones; those for short stretches get a quarter of it.
+SIZE = 64 * HUGE
+SHORT = SIZE // 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps)
+def test_in_two_zones_no_page_is_given_out_twice_or_lost(steps):
+    zones, taken, pages = Zones(SIZE + 3, PAGE, HUGE), [], {}
+
+    def mark(found, what):
+        for page in range(found[0], found[0] + found[1], PAGE):
+            assert (pages.get(page) == "taken") != (what == "taken")
+            pages[page] = what
+
+    for name, first, *more in steps:
+        if name == "allocate":
+            try:
+                found = zones.allocate(first)
+            except ArenaFull:
+                continue
+            assert found.length >= max(first, 1)
+            cold = sum(length for _, length in found.cold)
+            stretch = range(found.offset, found.offset + found.length, PAGE)
+            assert cold == sum(PAGE for page in stretch if pages.get(page, "cold") == "cold")
+            mark(found[:2], "taken")
+            taken.append(found[:2])
+        elif name == "trim":
+            for each in zones.trim(first):
+                zones.free(each.offset, each.length, warm=not more[0])
+                pages.update(
+                    (each.offset + at, "cold" if more[0] else "warm") for at in range(0, each.length, PAGE)
+                )
+        elif name == "free" and taken:
+            found = taken.pop(first % len(taken))
+            zones.free(*found, warm=more[0])
+            mark(found, "warm" if more[0] else "cold")
+        elif name == "shrink" and taken:
+            offset, length = taken[first % len(taken)]
+            left = zones.shrink(offset, length, more[0])
+            taken[first % len(taken)] = (offset, left)
+            if left < length:
+                mark((offset + left, length - left), "warm")
+    in_use = sum(length for _, length in taken)
+    assert zones.warm_bytes == PAGE * sum(what == "warm" for what in pages.values())
+    assert zones.cold_bytes == SIZE - in_use - zones.warm_bytes
+
+
+def test_a_short_stretch_does_not_cut_what_a_long_one_leaves():
+    zones = Zones(SIZE, PAGE, HUGE)
+    block = zones.allocate(10 * HUGE)
+    zones.free(block.offset, block.length)
+    result = zones.allocate(HUGE - 1)
+    assert zones.allocate(10 * HUGE) == (block.offset, block.length, ())
+    assert result.offset >= SIZE - SHORT
+
+
+def test_a_zone_that_is_full_goes_on_in_the_other():
+    zones = Zones(SIZE, PAGE, HUGE)
+    long = [zones.allocate(SIZE - SHORT), zones.allocate(SHORT)]
+    assert sum(each.length for each in long) == SIZE
+    with pytest.raises(ArenaFull):
+        zones.allocate(1)
+    zones.free(long[0].offset, long[0].length)
+    assert zones.allocate(1).offset < SIZE - SHORT
+    assert zones.allocate(HUGE).warm
+
+
+def test_a_small_segment_has_one_zone():
+    zones = Zones(SIZE - PAGE, PAGE, HUGE)
+    assert zones.allocate(SIZE - PAGE).length == SIZE - PAGE

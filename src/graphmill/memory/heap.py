@@ -41,7 +41,7 @@ from graphmill.errors import AllowanceSpent, ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.mapping import HUGE_PAGE, make_private
-from graphmill.memory.ranges import Range, Ranges
+from graphmill.memory.ranges import Range, Zones
 
 #: Whatever has the buffer protocol.
 Buffer: TypeAlias = Any
@@ -69,7 +69,7 @@ class Part:
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
-        self.ranges = Ranges(arena.size, PAGE, HUGE_PAGE)
+        self.ranges = Zones(arena.size, PAGE, HUGE_PAGE)
         #: All of its memory; it stays mapped for as long as this lives, whatever becomes of the arena.
         self.memory = arena.shared
         #: Where it starts in this process.

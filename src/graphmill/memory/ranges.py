@@ -346,3 +346,78 @@ class Ranges:
         if best is None:
             raise ArenaFull(f"no {length} bytes left in a segment of {self.size}")
         return best[1]
+
+
+#: A segment has a zone for short stretches if it has room for so many huge pages; it is a part in so many.
+_LEAST_HUGE_PAGES = 64
+_PART = 4
+
+
+class Zones:
+    """The free space of one segment in two zones, one of them for stretches shorter than a huge page.
+
+    A short stretch that stays, a small result say, would cut what long ones leave behind into pieces that
+    are too short for the next. Where one zone has no room left, it goes on in the other.
+
+    Parameters
+    ----------
+    size, page, huge : int
+        As for `Ranges`.
+    """
+
+    __slots__ = ("_long", "_short", "_start", "huge")
+
+    def __init__(self, size: int, page: int, huge: int) -> None:
+        self.huge = huge
+        size -= size % page
+        short = size // _PART // huge * huge if size >= _LEAST_HUGE_PAGES * huge else 0
+        #: Where the zone for short stretches starts.
+        self._start = size - short
+        self._long = Ranges(self._start, page, huge)
+        self._short = Ranges(short, page)
+
+    @property
+    def warm_bytes(self) -> int:
+        """Free bytes whose pages are there."""
+        return self._long.warm_bytes + self._short.warm_bytes
+
+    @property
+    def cold_bytes(self) -> int:
+        """Free bytes whose pages are not there."""
+        return self._long.cold_bytes + self._short.cold_bytes
+
+    def allocate(self, nbytes: int) -> Range:
+        """Take a stretch, as `Ranges.allocate`."""
+        if nbytes >= self.huge:
+            try:
+                return self._long.allocate(nbytes)
+            except ArenaFull:
+                return self._shifted(self._short.allocate(nbytes))
+        try:
+            return self._shifted(self._short.allocate(nbytes))
+        except ArenaFull:
+            return self._long.allocate(nbytes)
+
+    def free(self, offset: int, length: int, warm: bool = True) -> None:
+        """Take a stretch back, as `Ranges.free`."""
+        if offset < self._start:
+            self._long.free(offset, length, warm)
+        else:
+            self._short.free(offset - self._start, length, warm)
+
+    def shrink(self, offset: int, length: int, nbytes: int) -> int:
+        """Keep the first part of a stretch, as `Ranges.shrink`."""
+        if offset < self._start:
+            return self._long.shrink(offset, length, nbytes)
+        return self._short.shrink(offset - self._start, length, nbytes)
+
+    def trim(self, nbytes: int) -> list[Range]:
+        """Take out warm pages, as `Ranges.trim`; long stretches first."""
+        taken = self._long.trim(nbytes)
+        left = nbytes - sum(each.length for each in taken)
+        return taken + [self._shifted(each) for each in self._short.trim(left)]
+
+    def _shifted(self, found: Range) -> Range:
+        start = self._start
+        cold = tuple([(offset + start, length) for offset, length in found.cold])
+        return Range(found.offset + start, found.length, cold)
