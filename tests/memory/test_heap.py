@@ -4,6 +4,7 @@ import ctypes
 import gc
 import pickle
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -73,6 +74,20 @@ def test_pages_that_were_all_in_use_at_once_are_no_excess(heap):
     assert heap.excess(PAGE) == 5 * PAGE
     heap.allocate(3 * PAGE)
     assert heap.excess(PAGE) == 2 * PAGE
+
+
+def test_a_few_pages_beyond_what_was_in_use_at_once_are_no_excess():
+    with closing(Arena.create(9, 256 * PAGE)) as arena:
+        heap = Heap(arena)
+        heap.begin(None)
+        heap.allocate(126 * PAGE)
+        too_short = heap.allocate(PAGE)
+        heap.copy_in(bytes(PAGE))
+        heap.release(too_short)
+        heap.allocate(2 * PAGE)
+        assert heap.usage() == HeapUsage(live=128 * PAGE, published=PAGE, warm=PAGE)
+        assert heap.excess(0) == PAGE, "nothing is to be kept"
+        assert heap.excess(1) == 0
 
 
 def test_pages_are_reserved_before_anybody_writes(heap, arena):

@@ -304,3 +304,31 @@ def test_a_zone_that_is_full_goes_on_in_the_other():
 def test_a_small_segment_has_one_zone():
     zones = Zones(SIZE - PAGE, PAGE, HUGE)
     assert zones.allocate(SIZE - PAGE).length == SIZE - PAGE
+
+
+def test_little_is_taken_from_short_pieces_so_that_long_ones_stay_whole():
+    ranges = Ranges(100 * PAGE, PAGE)
+    taken = [ranges.allocate(pages * PAGE) for pages in (20, 1, 5, 1, 30, 1)]
+    for each in taken[::2]:
+        ranges.free(each.offset, each.length)
+    assert [each.length for each in ranges.trim(2 * PAGE)] == [2 * PAGE]
+    assert ranges.allocate(30 * PAGE) == (taken[4].offset, 30 * PAGE, ())
+    assert ranges.allocate(20 * PAGE) == (taken[0].offset, 20 * PAGE, ())
+
+
+def test_much_is_taken_in_long_pieces():
+    ranges = Ranges(100 * PAGE, PAGE)
+    taken = [ranges.allocate(pages * PAGE) for pages in (20, 1, 5, 1, 30, 1)]
+    for each in taken[::2]:
+        ranges.free(each.offset, each.length)
+    assert [each.length for each in ranges.trim(53 * PAGE)] == [30 * PAGE, 20 * PAGE, 3 * PAGE]
+
+
+def test_of_two_zones_little_is_taken_from_that_of_short_stretches():
+    zones = Zones(SIZE, PAGE, HUGE)
+    taken = [zones.allocate(10 * HUGE), zones.allocate(2 * PAGE)]
+    for each in taken:
+        zones.free(each.offset, each.length)
+    assert [each.offset >= SIZE - SHORT for each in zones.trim(PAGE)] == [True]
+    assert sum(each.length for each in zones.trim(10 * HUGE)) == 10 * HUGE
+    assert zones.warm_bytes == PAGE

@@ -47,6 +47,9 @@ from graphmill.memory.ranges import Range, Zones
 Buffer: TypeAlias = Any
 
 
+#: Free pages in excess of what was in use at once matter if they are more than one in so many of that.
+_NEGLIGIBLE = 64
+
 #: All heaps of this process, for `after_fork`.
 HEAPS: weakref.WeakSet[Heap] = weakref.WeakSet()
 
@@ -271,7 +274,8 @@ class Heap:
         if not nbytes:
             return usage.warm
         high = max(self._high, self._before + self._most)
-        return usage.warm - max(nbytes, high - usage.live - usage.published)
+        excess = usage.warm - max(nbytes, high - usage.live - usage.published)
+        return excess if excess > high // _NEGLIGIBLE else 0
 
     def forget_most(self) -> None:
         """Let the most that was in use at once be what is in use now."""

@@ -117,6 +117,13 @@ class Pieces:
             return None
         return next(reversed(self._buckets[self._classes[self._filled.bit_length() - 1][-1]]))
 
+    def smallest(self) -> int | None:
+        """Find the shortest piece; return where it starts."""
+        if not self._filled:
+            return None
+        which = (self._filled & -self._filled).bit_length() - 1
+        return next(reversed(self._buckets[self._classes[which][0]]))
+
     def _next_length(self, length: int) -> int | None:
         """Find the smallest length that occurs and is not below this one."""
         which = length_class(length)
@@ -270,7 +277,10 @@ class Ranges:
         return kept
 
     def trim(self, nbytes: int) -> list[Range]:
-        """Take out warm pages that are to go back to the system, the longest pieces first.
+        """Take out warm pages that are to go back to the system.
+
+        The longest pieces that go as a whole are first, then the shortest: whoever takes a little from a long
+        piece leaves one that is just too short for what lay there before.
 
         Parameters
         ----------
@@ -285,6 +295,9 @@ class Ranges:
         taken: list[Range] = []
         warm = self._warm
         while nbytes > 0 and (offset := warm.largest()) is not None:
+            if warm.starts[offset] > self._whole_pages(nbytes):
+                offset = warm.smallest()
+                assert offset is not None  # as there is a largest
             length = warm.remove(offset)
             kept = max(0, length - self._whole_pages(nbytes))
             if kept:
@@ -412,8 +425,8 @@ class Zones:
         return self._short.shrink(offset - self._start, length, nbytes)
 
     def trim(self, nbytes: int) -> list[Range]:
-        """Take out warm pages, as `Ranges.trim`; long stretches first."""
-        taken = self._long.trim(nbytes)
+        """Take out warm pages, as `Ranges.trim`; short stretches if they are enough, else long ones first."""
+        taken = self._long.trim(nbytes) if nbytes > self._short.warm_bytes else []
         left = nbytes - sum(each.length for each in taken)
         return taken + [self._shifted(each) for each in self._short.trim(left)]
 
