@@ -50,9 +50,10 @@ def cluster():
 @pytest.fixture
 def client(cluster):
     with distributed.Client(cluster) as made:
-        workers = set(made.scheduler_info()["workers"])
+        # Not by `scheduler_info`: the client asks for that itself every 2 s, without workers.
+        workers = set(cluster.scheduler.workers)
         yield made
-        assert set(made.scheduler_info()["workers"]) == workers
+        assert set(cluster.scheduler.workers) == workers
 
 
 def engines(client):
@@ -160,7 +161,7 @@ def test_what_uses_distributed_is_found():
 
 
 def test_results_stay_in_shared_memory(client):
-    address = next(iter(client.scheduler_info()["workers"]))
+    address = next(iter(client.cluster.scheduler.workers))
     before = engines(client)[address]
     array = client.submit(np.ones, N, workers=[address])
     sums = [client.submit(lambda x, n: x.sum() + n, array, n, workers=[address]) for n in range(8)]
@@ -174,7 +175,7 @@ def test_results_stay_in_shared_memory(client):
 
 
 def test_what_comes_over_the_network_enters_shared_memory_once(client):
-    here, there = client.scheduler_info()["workers"]
+    here, there = client.cluster.scheduler.workers
     array = client.submit(np.ones, N, workers=[here])
     before = engines(client)[there].copied
     sums = [client.submit(lambda x, n: x.sum() + n, array, n, workers=[there]) for n in range(8)]
@@ -269,8 +270,8 @@ def test_dask_worker_with_preload(nanny):
         )
         try:
             client.wait_for_workers(1, timeout=LIMIT)
-            (info,) = client.scheduler_info()["workers"].values()
-            assert info["nthreads"] == 3
+            (worker,) = cluster.scheduler.workers.values()
+            assert worker.nthreads == 3
             tasks, _ = pids(client)
             assert len(tasks) == 3
         finally:

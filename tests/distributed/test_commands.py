@@ -53,8 +53,8 @@ def test_a_worker_and_a_script_that_uses_it(cluster, environment, tmp_path):
     try:
         with distributed.Client(cluster) as client:
             client.wait_for_workers(1, timeout=LIMIT)
-            (info,) = client.scheduler_info()["workers"].values()
-            assert (info["nthreads"], info["name"], info["memory_limit"]) == (2, "here", 10**9)
+            (info,) = cluster.scheduler.workers.values()
+            assert (info.nthreads, info.name, info.memory_limit) == (2, "here", 10**9)
         done = subprocess.run(
             [*COMMAND, "run", "--cluster", address, script, "given"],
             env=environment,
