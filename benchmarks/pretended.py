@@ -208,6 +208,7 @@ class PretendedPool:
         worker = self.workers[number]
         if type(what) is Begin:
             worker.ranges = Ranges(what.own)
+            assert what.claims is not None
             worker.jobs = JobQueue(Claims.attach(Path(what.claims)))
         elif type(what) is Work:
             assert worker.ranges is not None

@@ -42,6 +42,19 @@ def test_each_task_runs_once(engine, tmp_path):
         assert [Path(count).read_text() for count in counts] == ["x"] * 60
 
 
+def test_where_there_are_no_pipes_jobs_stay_where_they_are(monkeypatch, tmp_path):
+    def refuse(path, mode):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "mkfifo", refuse)
+    with Engine(2) as engine:
+        counts = [str(tmp_path / str(i)) for i in range(100)]
+        for _ in range(2):  # the second time, workers have one more at hand
+            tasks = {("soon", i): (_count, counts[i], 0.002) for i in range(100)}
+            engine.get(tasks, list(tasks))
+        assert [Path(count).read_text() for count in counts] == ["xx"] * 100
+
+
 def _touch_once_there_are(flag, others):
     deadline = time.monotonic() + LIMIT
     while not all(Path(each).exists() for each in others):

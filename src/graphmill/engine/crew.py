@@ -153,8 +153,12 @@ class Crew:
         seat.overflow = None if overflow is None else overflow.number
         seat.arenas, seat.functions, seat.settings = frozenset(), set(), None
         path = self._folder / f"claims-{self.new_number()}"
-        seat.claims = Claims.create(path)
-        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), str(path))
+        try:
+            seat.claims = Claims.create(path)
+        except OSError as error:  # some file systems have no pipes: then jobs stay where they are
+            logger.info("what a worker has not begun cannot be taken back: %s", error)
+        claims = None if seat.claims is None else str(path)
+        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), claims)
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
 

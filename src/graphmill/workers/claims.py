@@ -111,7 +111,7 @@ class JobQueue:
     Parameters
     ----------
     claims
-        The worker's end of its pipe.
+        The worker's end of its pipe; None where there cannot be any, and so no job has to be claimed.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class JobQueue:
 
     __slots__ = ("_ahead", "_claims", "_jobs", "_shared", "cancelled")
 
-    def __init__(self, claims: Claims) -> None:
+    def __init__(self, claims: Claims | None) -> None:
         self._claims = claims
         self._jobs: deque[Job | Batch] = deque()
         #: Those of them that are to be claimed first.
@@ -142,7 +142,7 @@ class JobQueue:
         """Take out the next job that is this worker's to run; None if none is left."""
         while self._jobs:
             job = self._jobs.popleft()
-            if job.number not in self._shared:
+            if job.number not in self._shared or self._claims is None:
                 return job
             self._shared.discard(job.number)
             number = self._claims.claim() if self._ahead is None else self._ahead
@@ -155,4 +155,5 @@ class JobQueue:
 
     def close(self) -> None:
         """Close the pipe."""
-        self._claims.close()
+        if self._claims is not None:
+            self._claims.close()

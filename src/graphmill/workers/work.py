@@ -85,8 +85,8 @@ class Begin(NamedTuple):
     warm_limit: int
     #: A folder for locks that are shared between processes.
     folder: str
-    #: The pipe by which jobs are claimed.
-    claims: str
+    #: The pipe by which jobs are claimed; None where there cannot be any.
+    claims: str | None = None
 
 
 class Work(NamedTuple):

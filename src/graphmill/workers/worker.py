@@ -55,6 +55,8 @@ _REST = 2.0
 #: So many bytes of them at a time, as a message may come meanwhile.
 _PIECE = 32 << 20
 
+_CLOSED = "The engine was closed before this worker had begun"
+
 
 def serve(channel: WorkerChannel) -> None:
     """Run jobs until the channel ends."""
@@ -86,7 +88,7 @@ class Worker:
         #: Made when the arenas are known.
         self._heap: Heap | None = None
         self._handler: NumpyHandler | None = None
-        self._jobs = JobQueue(Claims.attach(Path(begin.claims)))
+        self._jobs = _queue_of(begin)
         self._reports: list[Report | BatchReport] = []
         #: Whether the last job was interrupted, so that others may be cancelled.
         self._interrupted = False
@@ -175,7 +177,7 @@ class Worker:
         if self._heap is None:
             begin = self._begin
             if not self._arenas.keys() >= {begin.own, begin.overflow} - {None}:
-                raise ChannelClosed("The engine was closed before this worker had begun")
+                raise ChannelClosed(_CLOSED)
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
             self._heap = Heap(self._arenas[begin.own], overflow)
             self._handler = NumpyHandler.create(self._heap)
@@ -414,6 +416,15 @@ class _Sending:
         """Give up what was not settled."""
         while self.claims:
             self.heap.abandon(self.claims.pop())
+
+
+def _queue_of(begin: Begin) -> JobQueue:
+    if begin.claims is None:
+        return JobQueue(None)
+    try:
+        return JobQueue(Claims.attach(Path(begin.claims)))
+    except FileNotFoundError as error:
+        raise ChannelClosed(_CLOSED) from error
 
 
 def _extents_of(job: Job) -> Iterable[Extent]:
