@@ -19,6 +19,8 @@ COLOURS = {
     "ray": "#009e73",
     "joblib": "#d55e00",
 }
+#: How all plots look.
+STYLE: dict[str, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 #: Ratios beyond this are cut off.
 WIDEST = 10.0
 
@@ -36,9 +38,8 @@ def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
-    style: dict[str, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     drawn = []
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         for name, title, function in (
             ("ratios.png", "Time and memory relative to threads", ratios),
             ("memory.png", "Memory over time", memory_over_time),
