@@ -358,6 +358,32 @@ def test_ctrl_c_again_and_again(program):
     assert left_of(process.pid) == []
 
 
+AT_THE_END = """
+import atexit, os, graphmill
+from pathlib import Path
+
+folder = Path(FOLDER)
+atexit.register(lambda: (folder / f"program-{os.getpid()}").touch())
+
+def begin(number):
+    atexit.register(lambda: (folder / f"task-{os.getpid()}").touch())
+    return os.getpid()
+
+with graphmill.Engine(2) as engine:
+    pids = engine.get({i: (begin, i) for i in range(8)}, list(range(8)))
+    assert not list(folder.iterdir())
+print(os.getpid(), *sorted(set(pids)))
+"""
+
+
+def test_what_tasks_register_for_the_end_of_their_process_is_done(script, tmp_path):
+    program, *workers = script(AT_THE_END.replace("FOLDER", repr(str(tmp_path)))).split()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"program-{program}",
+        *[f"task-{worker}" for worker in workers],
+    }
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 def test_a_killed_program_leaves_nothing_and_says_nothing(program, send, end):

@@ -6,6 +6,7 @@ undone first: descriptors, signals, random states.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -118,9 +119,12 @@ class Child:
         except BaseException:  # noqa: BLE001 - nobody is left above who could handle it
             traceback.print_exc()
             return FAILURE
+        finally:
+            atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing does; of what tasks have registered
         return 0
 
     def _become_worker(self) -> None:
+        atexit._clear()  # noqa: SLF001 - what the template's libraries registered is not for this process
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.interrupts.install()
         lead_group(0)
