@@ -370,7 +370,8 @@ def begin(number):
     return os.getpid()
 
 with graphmill.Engine(2) as engine:
-    pids = engine.get({i: (begin, i) for i in range(8)}, list(range(8)))
+    tasks = {("begin", i): (begin, i) for i in range(8)}
+    pids = engine.get(tasks, list(tasks))
     assert not list(folder.iterdir())
 print(os.getpid(), *sorted(set(pids)))
 """
