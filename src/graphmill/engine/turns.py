@@ -146,7 +146,8 @@ class Turns:
                 self.lock.wait(timeout)
                 hold.close_window()
                 return
-            self._crew.level()  # all has been given out that there was
+            with self.access():
+                self._crew.level()  # all has been given out that there was
             timeout = min(timeout, self._crew.keep_to_time_limits(time.monotonic()))
             self._polling = True
             self.lock.release()
