@@ -276,6 +276,26 @@ def test_what_does_not_fit_goes_to_disk_and_little_more():
     assert 110 * MB <= world.spilled <= 130 * MB
 
 
+def test_what_is_too_big_beside_others_is_tried_again_alone():
+    world = make({(0, i): (task, i) for i in range(2)}, [(0, 0), (0, 1)], limit=100, outputs=[30], slots=2)
+    scheduler, error = world.scheduler, MemoryError()
+    scheduler.handle(RoomChanged(20 * MB, 20 * MB, spills=False))  # the rest is what processes have
+    first = scheduler.handle(SlotsChanged(2))
+    assert [command.key for command in first] == [(0, 0), (0, 1)]
+    assert scheduler.handle(TaskTooBig((0, 0), 30 * MB, error)) == []
+    scheduler.handle(RoomChanged(60 * MB, 60 * MB, spills=False), more=True)  # less, since one has ended
+    (again,) = scheduler.handle(TaskFinished((0, 1), "a value", 30 * MB, taken=30 * MB))
+    assert again.key == (0, 0)
+    assert again.allowance >= 30 * MB
+
+
+def test_what_is_too_big_alone_ends_the_run():
+    world = make({(0, 0): (task, 0)}, [(0, 0)], limit=20, outputs=[30])
+    world.tell(SlotsChanged(1))
+    world.end((0, 0))
+    assert isinstance(world.error, MemoryError)
+
+
 def test_tasks_are_sorted_anew_when_their_size_becomes_known():
     dsk = {(name, i): (task, i) for name in "ab" for i in range(8)}
     scheduler = make(dsk, list(dsk), limit=1000, outputs=[]).scheduler

@@ -330,10 +330,13 @@ class Scheduler:
         given = room.given.get(key, 0)
         # Told in one piece after the other: the next one may be too much again, so more than asked for.
         need = max(event.need, given + given // 2)
-        if (event.need > room.capacity or given >= room.capacity) and not self.stopped:
+        if event.need <= room.capacity and given < room.capacity:
+            need = min(need, room.capacity)
+        elif len(self.state.running) == 1 and not self.stopped:
             self.stopped = True
             commands.append(Abort(key, event.error))
-        room.found[key] = min(need, room.capacity)
+        # Else it is tried again once nothing else runs: what others have for themselves is not there for it.
+        room.found[key] = need
         self._put_back(key)
 
     def _on_room(self, event: RoomChanged, _: list[Command]) -> None:
