@@ -256,7 +256,7 @@ class ApplyExecutor:
     def flush(self) -> None:
         """Do nothing: tasks are sent one by one."""
 
-    def wait(self) -> list[TaskFinished | TaskFailed]:
+    def wait(self, ready: int) -> list[TaskFinished | TaskFailed]:  # noqa: ARG002 - the protocol's
         """Wait for an answer."""
         key, packed, failed = self.take(self.answers)
         if not failed:

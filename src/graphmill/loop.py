@@ -77,11 +77,16 @@ class Executor(Protocol):
     def flush(self) -> None:
         """Send on what was submitted and released since the last time; more may follow only after `wait`."""
 
-    def wait(self) -> Sequence[News]:
+    def wait(self, ready: int) -> Sequence[News]:
         """Wait until something has happened, and tell all that has.
 
         Exactly one of `TaskFinished`, `TaskFailed`, `TaskLost` and `TaskTooBig` is told for each task
         submitted. A signal that arrives meanwhile must be able to interrupt the wait.
+
+        Parameters
+        ----------
+        ready
+            How many tasks could run as far as their inputs go, and are held back.
         """
 
     def value_of(self, value: Any) -> Any:
@@ -259,7 +264,7 @@ class _Drive:
         self._take_in(SlotsChanged(executor.slots))
         executor.flush()
         while not scheduler.done:
-            events = executor.wait()
+            events = executor.wait(len(scheduler.state.ready))
             for left, event in zip(range(len(events) - 1, -1, -1), events, strict=True):
                 self._take_in(event, more=left > 0)
             executor.flush()

@@ -49,7 +49,7 @@ class Bench:
     def flush(self):
         self.heard.append("flush")
 
-    def wait(self):
+    def wait(self, ready):
         assert self.heard[-1] == "flush"
         self.heard.append("wait")
         if self.breaks is not None:

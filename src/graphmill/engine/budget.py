@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 from graphmill.engine.staying import stays
@@ -15,6 +16,10 @@ LEAST = 16 << 20
 #: A run measures its order anew at most so many times, once for each share of its tasks, and a few times at
 #: the start.
 _TIMES = 32
+#: Where workers have nothing to do for more than this share of the time, though tasks are held back, the
+#: budget grows by the largest block that is read; seconds that this is watched for; and how often it grows at
+#: most, for each worker.
+_IDLE, _WATCHED, _GROWS = 0.1, 0.2, 2
 
 
 class Budget:
@@ -52,6 +57,14 @@ class Budget:
         self._ended = 0
         #: After how many tasks it may be measured again.
         self._interval = 1.0
+        #: What the order needs, in bytes, and the largest block that it reads, once that is known.
+        self._needed: int | None = None
+        self._block = 0
+        #: How often the budget has grown by one.
+        self._grown = 0
+        #: Since when idle workers are watched, and how many seconds they had nothing to do, all together.
+        self._since = time.monotonic()
+        self._idle = 0.0
         #: The most bytes that are live at once in this order on one worker, as far as it is known.
         self.peak = 0
         #: Bytes of results that are put together in this process, as far as they are known.
@@ -59,9 +72,32 @@ class Budget:
 
     def look(self, ended: int) -> int | None:
         """Take note that so many more tasks have ended; give the budget in bytes, if it is a new one."""
+        measured, grown = self._measure(ended), self._grow()
+        if self._needed is None or not (measured or grown):
+            return None
+        return max(self._needed, LEAST * self._workers) + self._grown * self._block
+
+    def idle(self, seconds: float) -> None:
+        """Take note that workers had nothing to do for so many seconds, though tasks were held back."""
+        self._idle += seconds
+
+    def _grow(self) -> bool:
+        """Let the budget grow if workers are idle for too long; say whether it has."""
+        watched = time.monotonic() - self._since
+        if watched < _WATCHED:
+            return False
+        is_idle = self._idle > _IDLE * watched * self._workers
+        self._since, self._idle = time.monotonic(), 0.0
+        if not is_idle or self._needed is None or self._grown >= _GROWS * self._workers:
+            return False
+        self._grown += 1
+        return True
+
+    def _measure(self, ended: int) -> bool:
+        """Measure the order anew if that is due; say whether it was done."""
         self._ended += ended
         if self._estimates.changes == self._seen or self._ended < self._interval:
-            return None
+            return False
         self._seen = self._estimates.changes
         self._ended = 0
         self._interval = min(1.5 * self._interval, 1 + len(self._graph.tasks) / _TIMES)
@@ -72,8 +108,9 @@ class Budget:
             if nbytes is not None:
                 sizes[key] = nbytes
         if not sizes:
-            return None
+            return False
         measured = measure_order(self._graph, self._priorities, sizes, self._results)
+        self._needed, self._block = measured.budget(self._workers), measured.largest_root
         self.peak = measured.peak
         self.result = sum(
             sizes.get(dep, 0)
@@ -81,4 +118,4 @@ class Budget:
             if key in self._graph.tasks and stays(key, self._graph.tasks[key], self._graph, self._results)
             for dep in self._graph.dependencies[key]
         )
-        return max(measured.budget(self._workers), LEAST * self._workers)
+        return True

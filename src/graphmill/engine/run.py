@@ -282,7 +282,7 @@ class Run:
             self._log.moved(key, began, moved)
         return not blocks.in_memory(value.extents)
 
-    def wait(self) -> Sequence[News]:
+    def wait(self, ready: int) -> Sequence[News]:
         """Wait until something has happened."""
         while True:
             if self._here:
@@ -292,7 +292,10 @@ class Run:
                 if writes is not None:
                     self.release(news.key, writes)
             elif not self._arrived and not self.inbox:
+                began, idle = time.perf_counter(), self._limit - self._engine.crew.busy if ready else 0
                 self._engine.wait(self)
+                if idle > 0:
+                    self._budget.idle(idle * (time.perf_counter() - began))
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())

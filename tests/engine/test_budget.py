@@ -1,0 +1,69 @@
+"""How many bytes may be live: what the order needs, and more where workers would have nothing to do."""
+
+import pytest
+
+from graphmill.engine import budget
+from graphmill.engine.budget import Budget
+from graphmill.graph import read_graph
+from graphmill.order import order_graph
+from graphmill.scheduler.estimates import Estimates
+
+BLOCK = 100 << 20
+WORKERS = 2
+
+
+def combine(*_):
+    """Stand for a task; it is never run."""
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on when it is told to, in seconds."""
+    now = [100.0]
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def watched(clock):
+    """The budget of a run that reads blocks, each needed with its neighbour, whose sizes are known."""
+    dsk = {("read", i): (combine, i) for i in range(9)}
+    dsk |= {("pair", i): (combine, ("read", i), ("read", i + 1)) for i in range(8)}
+    results = [("pair", i) for i in range(8)]
+    graph = read_graph(dsk, results)
+    estimates = Estimates()
+    made = Budget(graph, order_graph(graph, results=results).priorities, results, estimates, WORKERS)
+    estimates.learn(("read", 0), 1.0, BLOCK, BLOCK)
+    estimates.learn(("pair", 0), 1.0, 0, BLOCK)
+    return made
+
+
+def test_it_is_what_the_order_needs(watched):
+    needed = watched.look(1)
+    assert watched.peak + BLOCK <= needed < 5 * BLOCK
+    assert watched.look(0) is None, "nothing is new"
+
+
+def test_it_grows_by_a_block_while_workers_have_nothing_to_do(watched, clock):
+    needed, found = watched.look(1), []
+    for _ in range(10):
+        clock[0] += 1
+        watched.idle(0.5)
+        found.append(watched.look(1))
+    assert found[:4] == [needed + more * BLOCK for more in range(1, 5)]
+    assert found[4:] == [None] * 6, "not without end"
+
+
+def test_it_stays_where_they_hardly_ever_wait(watched, clock):
+    watched.look(1)
+    for _ in range(10):
+        clock[0] += 1
+        watched.idle(0.1)
+        assert watched.look(1) is None
+
+
+def test_a_short_wait_tells_nothing(watched, clock):
+    watched.look(1)
+    clock[0] += 0.1
+    watched.idle(0.2)
+    assert watched.look(1) is None
