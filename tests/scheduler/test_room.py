@@ -289,6 +289,14 @@ def test_what_is_too_big_beside_others_is_tried_again_alone():
     assert again.allowance >= 30 * MB
 
 
+def test_what_a_task_could_have_is_what_is_there_once_it_has_ended():
+    world = make({(0, 0): (task, 0)}, [(0, 0)], limit=20, outputs=[30])
+    (first,) = world.scheduler.handle(SlotsChanged(1))
+    (again,) = world.scheduler.handle(TaskTooBig((0, 0), 30 * MB, MemoryError(), 40 * MB))
+    assert (first.key, again.key) == ((0, 0), (0, 0))
+    assert again.allowance >= 30 * MB
+
+
 def test_what_is_too_big_alone_ends_the_run():
     world = make({(0, 0): (task, 0)}, [(0, 0)], limit=20, outputs=[30])
     world.tell(SlotsChanged(1))

@@ -88,10 +88,10 @@ class Limit:
         #: Bytes that jobs have read from disk.
         self.read_back = 0
 
-    def look(self) -> None:
-        """See how much memory processes have, if it is some time since that was last done."""
+    def look(self, *, again: bool = False) -> None:
+        """See how much memory processes have, if it is some time since that was last done, or in any case."""
         now = time.monotonic()
-        if now - self._looked < INTERVAL:
+        if now - self._looked < INTERVAL and not again:
             return
         self._looked = now
         self.private = self._processes.sample()
@@ -147,8 +147,7 @@ class Limit:
     def use(self) -> MemoryUse:
         """Tell what the memory is used for now."""
         blocks = self._blocks
-        self._looked = 0.0
-        self.look()
+        self.look(again=True)
         arenas = blocks.occupied()
         return MemoryUse(
             limit=self.nbytes,

@@ -294,7 +294,7 @@ class Run:
             elif not self._arrived and not self.inbox:
                 began, idle = time.perf_counter(), self._limit - self._engine.crew.busy if ready else 0
                 self._engine.wait(self)
-                if idle > 0:
+                if idle > 0 and self._has_plenty():
                     self._budget.idle(idle * (time.perf_counter() - began))
             with self._engine.access():
                 while self._arrived:
@@ -303,6 +303,11 @@ class Run:
                     told, self.inbox = self.inbox, []
                     return self._with_limits(told)
                 self._engine.crew.flush()
+
+    def _has_plenty(self) -> bool:
+        """Tell whether most memory is free, so that a few blocks more bring none of them to disk."""
+        limit = self._engine.limit
+        return 2 * limit.free > limit.capacity
 
     def _with_limits(self, told: list[News]) -> list[News]:
         """Add to what has happened how much memory there was when it was last in order, and which budget."""
@@ -450,8 +455,10 @@ class Run:
             pass  # cancelled: nobody waits for it
         elif report.refused:
             self._engine.estimates.learn(task.key, taken=report.refused)
-            too_big = MemoryLimitError(_too_big(task.key, report.refused, self._engine.limit))
-            self.inbox.append(TaskTooBig(task.key, report.refused, too_big))
+            limit = self._engine.limit
+            limit.look(again=True)  # what the task itself had taken is free again
+            too_big = MemoryLimitError(_too_big(task.key, report.refused, limit))
+            self.inbox.append(TaskTooBig(task.key, report.refused, too_big, limit.capacity))
         elif report.stays:
             self._here.keep(task, decode_exception(report.error))
         else:

@@ -97,6 +97,8 @@ class TaskTooBig:
     need: int
     #: What to raise if there cannot be more.
     error: BaseException
+    #: Bytes that it could have alone, as it is now that it has ended; None for what was told last.
+    capacity: int | None = None
 
 
 @dataclass(slots=True, unsafe_hash=True)

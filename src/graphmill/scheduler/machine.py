@@ -328,6 +328,8 @@ class Scheduler:
     def _on_too_big(self, event: TaskTooBig, commands: list[Command]) -> None:
         key, room = event.key, self.room
         given = room.given.get(key, 0)
+        if event.capacity is not None:
+            room.capacity = event.capacity
         # Told in one piece after the other: the next one may be too much again, so more than asked for.
         need = max(event.need, given + given // 2)
         if event.need <= room.capacity and given < room.capacity:

@@ -66,6 +66,7 @@ _SETTLE_LIMIT: Final = 0.2
 #: From <malloc.h>.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 #: What glibc keeps at the top of the heap instead of returning it.
 _KEEP: Final = 256 << 20
 #: Larger requests are mapped, and so touched for the first time each time. Older glibc allows 32 MiB.
@@ -487,15 +488,17 @@ def settled(threads: int) -> bool:
 
 
 def tune_allocator() -> None:
-    """Have the allocator of C keep memory that NumPy gives back, for its next array (glibc).
+    """Have the allocator of C keep memory that is given back, for the next array or buffer (glibc).
 
-    By default it would return it, and each new array would be touched for the first time: twice the
-    time of a simple operation.
+    By default it would return it, and each new one would be touched for the first time: twice the time of a
+    simple operation. And threads that a library starts get no heaps of their own: what is free in one could
+    be used by no other thread, and could not be given back, 50 MB for each thread that decodes chunks of 32.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return  # not glibc
+    mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_TRIM_THRESHOLD, _KEEP)
     any(mallopt(_M_MMAP_THRESHOLD, size) for size in _MAP_FROM)
