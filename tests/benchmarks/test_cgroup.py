@@ -72,8 +72,13 @@ if not child:
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert watch(group.command([sys.executable, "-c", program])).output == "-9\n"
-    assert group.kills == 1
+    # The system picks whom it kills: mostly the child, which is large, and at times its parent with it.
+    try:
+        assert watch(group.command([sys.executable, "-c", program])).output == "-9\n"
+    except ProgramFailed as failure:
+        assert failure.code == -9
+    assert group.kills >= 1
+    assert group.peak == pytest.approx(100 * MB, rel=0.1)
 
 
 def test_what_still_runs_ends_with_the_group(group):
