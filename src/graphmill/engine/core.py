@@ -247,6 +247,7 @@ class Engine:
             if self._started:
                 logger.info("engine closed")
             self._turns.lock.notify_all()
+        self.stream.close()
         if self._own_recorder is not None:
             self._own_recorder.close()
 

@@ -40,6 +40,8 @@ from graphmill.workers.work import BatchReport, Job, Report, Shipped, Warned
 
 #: Seconds for which the thread waits for another call before it ends.
 LINGER = 0.05
+#: Seconds that the end of an engine waits for its thread, at most.
+_PATIENCE = 1.0
 #: Seconds after which a call that waits for memory is looked at again, though nothing has happened.
 RETRY = 0.1
 #: This part of the memory that a call could have, one in so many, is made free beyond what it needs.
@@ -144,6 +146,8 @@ class Stream:
         self._engine = engine
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        #: The thread there was last, which may be about to end.
+        self._latest: threading.Thread | None = None
         self._changed = threading.Event()
         #: Calls to begin, in this order.
         self._queue: deque[Order] = deque()
@@ -188,6 +192,15 @@ class Stream:
             self._see_to_thread()
         self._wake()
 
+    def close(self) -> None:
+        """Wait until its thread has ended, now that the engine is closed, unless this is called on it."""
+        with self._lock:
+            thread = self._latest
+        if thread is not None and thread is not threading.current_thread():
+            self._changed.set()
+            # One that is in somebody's callback may need what the caller of this holds.
+            thread.join(_PATIENCE)
+
     def take_in(self, flight: Flight, what: Report | Died) -> None:
         """Take in what a worker said, on whatever thread; the engine's lock is held."""
         self._arrived.append((flight, what))
@@ -198,7 +211,7 @@ class Stream:
             # Not a daemon: the program ends when the last call has, as with any executor.
             thread = threading.Thread(target=self._drive, name="graphmill-calls")
             thread.start()
-            self._thread = thread
+            self._thread = self._latest = thread
 
     def _wake(self) -> None:
         # Set before the thread looks, which clears it first: so nothing is overlooked.
