@@ -11,7 +11,14 @@ import psutil
 import pytest
 
 from graphmill import footprint
-from graphmill.footprint import PATIENCE, REFRESH, PrivateMemory, exact_private_bytes, private_bytes
+from graphmill.footprint import (
+    PATIENCE,
+    REFRESH,
+    PeakMemory,
+    PrivateMemory,
+    exact_private_bytes,
+    private_bytes,
+)
 
 MB = 1 << 20
 LIMIT = 60
@@ -335,3 +342,65 @@ def test_no_process_at_all(processes):
 def test_one_that_is_named_twice_counts_once(three):
     three.pids.append(1)
     assert three.sample()[0] == 180 * MB
+
+
+# ---- what was taken for a while
+
+
+@pytest.fixture
+def peak(monkeypatch):
+    """What notes the peak of this process, however brief."""
+    monkeypatch.setattr(footprint, "_BRIEF", 0.0)
+    made = PeakMemory()
+    yield made
+    made.close()
+    made.close()
+
+
+def held_for_a_while(nbytes):
+    data = b"x" * nbytes
+    return len(data)
+
+
+@linux
+def test_what_was_given_back_is_noted(peak):
+    for nbytes in (100 * MB, 30 * MB):
+        peak.begin()
+        held_for_a_while(nbytes)
+        peak.note()
+        assert peak.take() == pytest.approx(nbytes, abs=4 * MB)
+        assert peak.take() == 0
+
+
+@linux
+def test_what_is_mapped_is_no_memory_of_its_own(peak, tmp_path):
+    with (tmp_path / "file").open("wb+") as file:
+        file.truncate(100 * MB)
+        with mmap.mmap(file.fileno(), 100 * MB) as memory:
+            peak.begin()
+            memory[:] = bytes(1) * len(memory)
+            peak.note()
+            assert peak.take() == pytest.approx(100 * MB, abs=4 * MB), "what was written, and no more"
+
+
+def test_what_is_brief_is_not_looked_at(peak, monkeypatch):
+    monkeypatch.setattr(footprint, "_BRIEF", LIMIT)
+    peak.begin()
+    held_for_a_while(30 * MB)
+    peak.note()
+    assert peak.take() == 0
+
+
+def test_nothing_is_noted_before_it_begins(peak):
+    held_for_a_while(30 * MB)
+    peak.note()
+    assert peak.take() == 0
+
+
+def test_without_proc_no_peak_is_found(tmp_path):
+    peak = PeakMemory(proc=tmp_path)
+    peak.begin()
+    held_for_a_while(30 * MB)
+    peak.note()
+    assert peak.take() == 0
+    peak.close()

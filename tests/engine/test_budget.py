@@ -67,3 +67,32 @@ def test_a_short_wait_tells_nothing(watched, clock):
     clock[0] += 0.1
     watched.idle(0.2)
     assert watched.look(1) is None
+
+
+def test_what_must_exceed_memory_is_told_by_known_sizes_alone(watched):
+    watched.look(1)
+    blocks = watched.peak // BLOCK
+    assert blocks >= 2, "a block and its neighbour"
+    assert watched.must_exceed(BLOCK)
+    assert not watched.must_exceed(blocks * BLOCK)
+
+
+def test_a_guess_that_exceeds_memory_tells_nothing():
+    # Of each block, four of something unknown are made, all of which are held for one task.
+    dsk = {("read", i): (combine, i) for i in range(4)}
+    dsk |= {("made", i, j): (combine, ("read", i)) for i in range(4) for j in range(4)}
+    dsk["last"] = (combine, *[key for key in dsk if key[0] == "made"])
+    dsk["end"] = (combine, "last")
+    graph, estimates = read_graph(dsk, ["end"]), Estimates()
+    made = Budget(graph, order_graph(graph, results=["end"]).priorities, ["end"], estimates, WORKERS)
+    estimates.learn(("read", 0), 1.0, BLOCK, BLOCK)
+    made.look(1)
+    assert made.peak > 2 * BLOCK
+    assert not made.must_exceed(2 * BLOCK), "nobody knows yet"
+    guessed = made.peak
+    estimates.learn(("made", 0, 0), 1.0, 100, 100)
+    assert made.look(2) is not None, "it is known that they weigh nothing"
+    assert made.peak < guessed
+    estimates.learn(("made", 0, 1), 1.0, BLOCK, BLOCK)
+    made.look(10)
+    assert made.must_exceed(2 * BLOCK)

@@ -212,7 +212,7 @@ def test_a_limit_below_what_the_program_has():
 )
 def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
     blocks = SimpleNamespace(warm_limit=128 * MB, warm=0, resident=resident, occupied=lambda: resident)
-    crew = SimpleNamespace(warm_limit=64 * MB, warm=0)
+    crew = SimpleNamespace(warm_limit=64 * MB, warm=0, size=2)
     limit = Limit(1000 * MB, list, blocks, crew)
     limit.given = given
     limit.keep_warm_or_not()
@@ -220,6 +220,39 @@ def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
     blocks.resident = 0
     limit.keep_warm_or_not()
     assert (blocks.warm_limit, crew.warm_limit) == (128 * MB, 64 * MB), "there is enough again"
+
+
+def test_what_processes_will_have_that_are_yet_to_start_is_kept_for_them():
+    blocks = SimpleNamespace(warm_limit=0, warm=0, resident=0, occupied=lambda: 0)
+    crew, pids = SimpleNamespace(warm_limit=0, warm=0, size=4), [os.getpid()]
+    limit = Limit(1000 * MB, lambda: pids, blocks, crew)
+    limit.look()
+    own = limit.private
+    kept = 5 * min(own // 2, 48 * MB)
+    assert own > 0
+    assert limit.capacity == limit.free == 1000 * MB - own - kept
+    crew.size = -1
+    limit.look(again=True)
+    assert limit.capacity == 1000 * MB - limit.private
+
+
+def hold_in_a_cycle(nbytes, more):
+    """Take private memory that frames in a cycle hold, then too much shared memory."""
+    held = bytearray(nbytes)
+    try:
+        return np.ones(more // 8)
+    except MemoryError as error:
+        held_on = [held, error]
+        error.add_note(repr(held_on.append(held_on)))
+        raise
+
+
+def test_what_a_task_had_that_got_too_little_is_given_back():
+    with limited(150 * MB) as engine:
+        with pytest.raises(MemoryLimitError):
+            engine.get({"x": (hold_in_a_cycle, 60 * MB, 300 * MB)}, "x")
+        use = engine.memory()
+        assert use.private < use.limit - 120 * MB
 
 
 @pytest.mark.parametrize("limit", [0, -1, "much", "120 %%", 0.5, 1.0, "1MB"])

@@ -279,6 +279,7 @@ def test_what_does_not_fit_goes_to_disk_and_little_more():
 def test_what_is_too_big_beside_others_is_tried_again_alone():
     world = make({(0, i): (task, i) for i in range(2)}, [(0, 0), (0, 1)], limit=100, outputs=[30], slots=2)
     scheduler, error = world.scheduler, MemoryError()
+    scheduler.room.estimates.learn((0, 9), taken=5 * MB)
     scheduler.handle(RoomChanged(20 * MB, 20 * MB, spills=False))  # the rest is what processes have
     first = scheduler.handle(SlotsChanged(2))
     assert [command.key for command in first] == [(0, 0), (0, 1)]
@@ -295,6 +296,28 @@ def test_what_a_task_could_have_is_what_is_there_once_it_has_ended():
     (again,) = world.scheduler.handle(TaskTooBig((0, 0), 30 * MB, MemoryError(), 40 * MB))
     assert (first.key, again.key) == ((0, 0), (0, 0))
     assert again.allowance >= 30 * MB
+
+
+@pytest.mark.parametrize(("limit", "at_once"), [(300, 3), (150, 2), (100, 1), (20, 1)])
+def test_where_there_is_little_the_first_of_a_kind_run_one_by_one(limit, at_once):
+    keys = [(0, i) for i in range(4)]
+    world = make(dict.fromkeys(keys, (task, 1)), keys, limit=limit, outputs=[4], slots=3)
+    world.tell(SlotsChanged(3))
+    assert len(world.running) == at_once
+    world.end(min(world.running))
+    assert len(world.running) == 3, "it is known now that they need little"
+
+
+def test_what_should_fit_alone_is_tried_again_a_few_times():
+    # What a task had may be held for a moment longer, by a thread of a library.
+    world = make({(0, 0): (task, 0)}, [(0, 0)], limit=50, outputs=[30])
+    too_big, commands = MemoryError(), world.scheduler.handle(SlotsChanged(1))
+    tries = 0
+    while isinstance(commands[0], Run):
+        tries += 1
+        commands = world.scheduler.handle(TaskTooBig((0, 0), 30 * MB, too_big, 10 * MB))
+    assert commands == [Abort((0, 0), too_big)]
+    assert tries == 3
 
 
 def test_what_is_too_big_alone_ends_the_run():

@@ -65,8 +65,12 @@ class Budget:
         #: Since when idle workers are watched, and how many seconds they had nothing to do, all together.
         self._since = time.monotonic()
         self._idle = 0.0
-        #: The most bytes that are live at once in this order on one worker, as far as it is known.
+        #: The sizes that were known when it was measured.
+        self._sizes: dict[Key, int] = {}
+        #: The most bytes that are live at once in this order on one worker, with guesses where sizes are not
+        #: known, and without; None until somebody asks for it.
         self.peak = 0
+        self._least_peak: int | None = None
         #: Bytes of results that are put together in this process, as far as they are known.
         self.result = 0
 
@@ -76,6 +80,15 @@ class Budget:
         if self._needed is None or not (measured or grown):
             return None
         return max(self._needed, LEAST * self._workers) + self._grown * self._block
+
+    def must_exceed(self, nbytes: int) -> bool:
+        """Tell whether more bytes than that are live at some time, whatever the sizes not known yet are."""
+        if self.peak <= nbytes:
+            return False
+        if self._least_peak is None:
+            order = measure_order(self._graph, self._priorities, self._sizes, self._results, guess=False)
+            self._least_peak = order.peak
+        return self._least_peak > nbytes
 
     def idle(self, seconds: float) -> None:
         """Take note that workers had nothing to do for so many seconds, though tasks were held back."""
@@ -111,7 +124,7 @@ class Budget:
             return False
         measured = measure_order(self._graph, self._priorities, sizes, self._results)
         self._needed, self._block = measured.budget(self._workers), measured.largest_root
-        self.peak = measured.peak
+        self.peak, self._least_peak, self._sizes = measured.peak, None, sizes
         self.result = sum(
             sizes.get(dep, 0)
             for key in self._results

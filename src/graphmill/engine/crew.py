@@ -266,6 +266,11 @@ class Crew:
         return sum([seat.warm for seat in self._seats])
 
     @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+        return len(self._in_use)
+
+    @property
     def busy(self) -> int:
         """How many workers have something to do."""
         return sum([bool(seat.flights) for seat in self._seats])

@@ -7,6 +7,7 @@ Blocks on disk do not count.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from graphmill.footprint import PrivateMemory
 
 #: Seconds from one look at the private memory of all processes to the next, at least.
 INTERVAL = 0.02
+#: What a process that has not started yet is taken to have for itself, at most; at most half of what the
+#: caller has, too, whose libraries it will load.
+_TO_COME = 48 << 20
 #: Memory is short while less than one part in so many of the limit is unused, and not any more when twice as
 #: much is.
 _SHORT = 4
@@ -79,6 +83,8 @@ class Limit:
         self._looked = 0.0
         #: Private memory of all processes when it was last looked at.
         self.private = 0
+        #: What those will have that are yet to start, beside those that have.
+        self._to_come = 0
         #: What jobs under way may take.
         self.given = 0
         #: Whether memory is short, so that nothing is to be kept for later.
@@ -95,6 +101,10 @@ class Limit:
             return
         self._looked = now
         self.private = self._processes.sample()
+        # The caller's, the template, and workers: what runs first would else have what they need.
+        missing = self._crew.size + 2 - len(self._processes.last)
+        own = self._processes.last.get(os.getpid(), 0)
+        self._to_come = max(0, missing) * min(_TO_COME, own // 2)
         self.peak = max(self.peak, self.private + self._blocks.occupied())
 
     def memory_of(self, pid: int) -> int | None:
@@ -104,12 +114,13 @@ class Limit:
     @property
     def capacity(self) -> int:
         """Bytes that a task could have if it were alone, and all results on disk."""
-        return max(0, self.nbytes - self.private)
+        return max(0, self.nbytes - self.private - self._to_come)
 
     @property
     def free(self) -> int:
         """Bytes that are left for tasks that start now; negative if there are too few already."""
-        return self.nbytes - self.private - self._blocks.resident - self.warm - self.given
+        taken = self.private + self._to_come + self._blocks.resident + self.warm
+        return self.nbytes - taken - self.given
 
     @property
     def warm(self) -> int:

@@ -227,7 +227,7 @@ class Run:
         missing = limit.capacity // _KEPT_FREE - limit.free - limit.given
         if missing > 0:
             self._engine.shelf.make_room(missing)
-        return RoomChanged(limit.free, limit.capacity, self._budget.peak > limit.capacity, stayed)
+        return RoomChanged(limit.free, limit.capacity, self._budget.must_exceed(limit.capacity), stayed)
 
     def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
         """Take on a task."""

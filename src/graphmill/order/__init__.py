@@ -141,6 +141,8 @@ def measure_order(
     priorities: dict[Key, int],
     sizes: Mapping[Key, int],
     results: Collection[Key] | None = None,
+    *,
+    guess: bool = True,
 ) -> Order:
     """Work out what an order costs by sizes that were not known when it was made.
 
@@ -151,14 +153,19 @@ def measure_order(
     priorities
         A number for each of its keys, as `order_graph` gives them.
     sizes
-        The size of each task's output in bytes, as far as it is known; of others it is guessed by the shape
-        of the graph, from those that are.
+        The size of each task's output in bytes, as far as it is known.
     results
         The keys asked for, whose values stay; by default those that no other task needs.
+    guess
+        Whether other sizes are guessed by the shape of the graph, from those that are known. Else they count
+        as nothing, and what comes out is what the order costs at least.
     """
     index = index_graph(graph, None, results)
     sequence = sorted(range(len(index.keys)), key=lambda i: priorities[index.keys[i]])
-    index.sizes = _completed(index, sizes, guess_sizes(index, sequence))
+    if guess:
+        index.sizes = _completed(index, sizes, guess_sizes(index, sequence))
+    else:
+        index.sizes = [sizes.get(key, 0) for key in index.keys]
     index.hold_sources()
     return Order(priorities, *_costs(index, sequence))
 

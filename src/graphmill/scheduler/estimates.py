@@ -50,7 +50,7 @@ class Estimates:
         self._seconds: dict[Any, float] = {}
         self._nbytes: dict[Any, int] = {}
         self._taken: dict[Any, int] = {}
-        #: How often `learn` said that another size is expected.
+        #: How often another size was expected than before, or one of a kind of which none was known.
         self.changes = 0
 
     def seconds(self, key: Key) -> float:
@@ -110,7 +110,12 @@ class Estimates:
         if taken is not None:
             # Too much costs less than too little, by which a task has to be run again.
             self._taken[batch] = max(taken, self._taken.get(batch, 0) * 15 // 16)
-        if nbytes is None or not self._learn_size(batch, nbytes if nbytes >= SMALL else 0):
+        if nbytes is None:
+            return False
+        if batch not in self._nbytes and self.changes:
+            # That a kind weighs nothing tells something where others do: it was guessed from them.
+            self.changes += 1
+        if not self._learn_size(batch, nbytes if nbytes >= SMALL else 0):
             return False
         self.changes += 1
         return True

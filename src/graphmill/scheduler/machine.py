@@ -329,12 +329,12 @@ class Scheduler:
         key, room = event.key, self.room
         given = room.given.get(key, 0)
         if event.capacity is not None:
-            room.capacity = event.capacity
+            room.set(room.free, event.capacity)
         # Told in one piece after the other: the next one may be too much again, so more than asked for.
         need = max(event.need, given + given // 2)
         if event.need <= room.capacity and given < room.capacity:
             need = min(need, room.capacity)
-        elif len(self.state.running) == 1 and not self.stopped:
+        elif len(self.state.running) == 1 and not self.stopped and not room.may_do_alone(key, event.need):
             self.stopped = True
             commands.append(Abort(key, event.error))
         # Else it is tried again once nothing else runs: what others have for themselves is not there for it.
@@ -345,8 +345,7 @@ class Scheduler:
         self._set_room(event)
 
     def _set_room(self, event: RoomChanged) -> None:
-        self.room.free = event.free
-        self.room.capacity = event.capacity
+        self.room.set(event.free, event.capacity)
         self.room.spills = event.spills
         self.room.stay(event.stayed)
 

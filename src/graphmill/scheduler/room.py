@@ -26,6 +26,11 @@ _HEADROOM = 32
 #: more: what is set aside and not taken has others wait, or puts values on disk, for nothing.
 _SPARE = 4
 _LEAST_SPARE = 256 << 10
+#: What a task is expected to take of whose kind, and inputs, nothing is known: half of a chunk as Dask makes
+#: them by default. Where there is not that much for each worker, the first of a kind run one by one.
+_UNKNOWN = 64 << 20
+#: How often a task is tried alone that there should be enough memory for.
+_TRIES_ALONE = 3
 
 
 @dataclass(slots=True)
@@ -51,16 +56,22 @@ class Room:
     given: dict[Key, int] = field(default_factory=dict)
     #: What tasks need that have failed for want of memory.
     found: dict[Key, int] = field(default_factory=dict)
+    #: The most that `capacity` has been.
+    most: int = 0
+    #: How often tasks have failed for want of memory though they were alone.
+    alone: dict[Key, int] = field(default_factory=dict)
 
     def need(self, key: Key, sizes: Mapping[Key, int], state: State) -> int:
         """Get how many bytes a task is expected to take besides its inputs."""
         known = self._known(key)
         if known is None:
             known = sizes.get(key)
+        if known is None and key in self.aliases:
+            known = 0
         if known is None:
             # Most tasks return what is no larger than their inputs.
-            known = max((sizes.get(dep, 0) for dep in state.dependencies[key]), default=0)
-        return known
+            known = max([sizes[dep] for dep in state.dependencies[key] if dep in sizes], default=None)
+        return min(_UNKNOWN, self.capacity) if known is None else known
 
     def _known(self, key: Key) -> int | None:
         """Get what a task has asked for, or others of its kind have taken."""
@@ -86,6 +97,19 @@ class Room:
         self.given[key] = given
         self.free -= given
         return given
+
+    def set(self, free: int | None, capacity: int) -> None:
+        """Take in what there is."""
+        self.free, self.capacity = free, capacity
+        self.most = max(self.most, capacity)
+
+    def may_do_alone(self, key: Key, need: int) -> bool:
+        """Say whether a task that was alone, and had too little, may have enough if it is tried again.
+
+        What it had may be free a moment later than its end is told, where threads of a library hold it.
+        """
+        self.alone[key] = self.alone.get(key, 0) + 1
+        return need <= self.most and self.alone[key] < _TRIES_ALONE
 
     def end(self, key: Key, nbytes: int) -> None:
         """Take back what a task was given, but for its output."""

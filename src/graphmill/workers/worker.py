@@ -8,6 +8,7 @@ the rest is used again.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import pickle
@@ -20,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from graphmill.errors import AllowanceSpent, ArenaFull, ChannelClosed, EncodeError, StaysError
-from graphmill.footprint import private_bytes
+from graphmill.footprint import PeakMemory, private_bytes
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
@@ -100,6 +101,7 @@ class Worker:
         self._patience: float | None = _REST
         #: Its private memory after the last job that was not quick, in bytes.
         self._private = private_bytes(self._pid)
+        self._peak = PeakMemory()
         self._warnings = WarningLog()
         channel.interrupts.shield(LargeMemory.answer)
         shipped.begin(begin.folder, self._read)
@@ -107,6 +109,7 @@ class Worker:
     def close(self) -> None:
         """Leave NumPy as it was."""
         self._jobs.close()
+        self._peak.close()
         if self._handler is not None:
             self._handler.close()
 
@@ -201,9 +204,12 @@ class Worker:
             self._jobs.cancelled.discard(job.number)
             return Report(job.number, None)
         begin = time.perf_counter()
+        if not job.quick:
+            self._peak.begin()
         report = self._run_job(job)
         if not job.quick:
-            report = report._replace(taken=report.taken + self._count_private())
+            private = max(self._count_private(), self._peak.take())
+            report = report._replace(taken=report.taken + private)
         pinned, unpinned = self._tidy()
         return report._replace(
             began=begin,
@@ -304,6 +310,9 @@ class Worker:
             self._reader.drop_dirty(extent.id)
         report = outcome if isinstance(outcome, Report) else Report(number, outcome)
         if report.error is not None and heap.refused:
+            # Frames of libraries that stand in cycles hold what the task had, and it may be needed.
+            gc.collect()
+            self._trim()
             return report._replace(refused=heap.refused)
         return report._replace(taken=heap.taken, copied=heap.copied)
 
@@ -315,6 +324,7 @@ class Worker:
         try:
             with self._handler or nullcontext():
                 value = self._channel.interrupts.run(number, *task)
+            self._peak.note()  # while its inputs are still mapped
             self._end_if_forked()
         except SystemExit as error:
             self._end_if_forked(error.code)
