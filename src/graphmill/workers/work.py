@@ -87,6 +87,8 @@ class Begin(NamedTuple):
     folder: str
     #: The pipe by which jobs are claimed; None where there cannot be any.
     claims: str | None = None
+    #: The key by which multiprocessing's managers know who belongs to the program.
+    authkey: bytes = b""
 
 
 class Work(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import multiprocessing
 import os
 import pickle
 import time
@@ -104,6 +105,7 @@ class Worker:
         self._peak = PeakMemory()
         self._warnings = WarningLog()
         channel.interrupts.shield(LargeMemory.answer)
+        multiprocessing.current_process().authkey = begin.authkey
         shipped.begin(begin.folder, self._read)
 
     def close(self) -> None:
