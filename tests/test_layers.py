@@ -35,7 +35,7 @@ LAYERS = (
     ("diagnostics",),
     ("engine",),
     ("executor",),
-    ("distributed",),
+    ("distributed", "joblib"),
     ("cli",),
     ("__main__",),
 )
@@ -61,7 +61,7 @@ IMPURE_MODULES = frozenset(
 
 #: Ways to start a process; pickling is no such thing, but the tracker of shared memory is one.
 PROCESS_MODULES = ("subprocess", "multiprocessing", "concurrent.futures.process", "pty")
-NO_PROCESS_MODULES = ("multiprocessing.reduction",)
+NO_PROCESS_MODULES = ("multiprocessing.reduction", "multiprocessing.process.current_process")
 PROCESS_NAMES = frozenset(
     "os.fork os.forkpty os.posix_spawn os.posix_spawnp os.system os.popen os.execl os.execle os.execlp "
     "os.execlpe os.execv os.execve os.execvp os.execvpe os.spawnl os.spawnle os.spawnlp os.spawnlpe "

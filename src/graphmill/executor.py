@@ -292,6 +292,11 @@ class Executor(concurrent.futures.Executor):
         if self._owns and self._engine is not None:
             self._close_engine(wait)
 
+    def stop(self) -> None:
+        """Stop all calls, those too that run; no more are made."""
+        if self._group is not None:
+            self._group.stream.stop(self._group)
+
     def _close_engine(self, wait: bool) -> None:
         assert self._engine is not None
         if wait:
@@ -302,9 +307,9 @@ class Executor(concurrent.futures.Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._group is not None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
             # Whoever presses Ctrl-C wants an end, and the workers do not hear of it by themselves.
-            self._group.stream.stop(self._group)
+            self.stop()
         self.shutdown(wait=True)
 
 

@@ -17,7 +17,7 @@ from graphmill.engine.persisting import persist
 from graphmill.local import get_sync
 from graphmill.workers.shipped import in_worker
 
-__all__ = ["Engine", "get"]
+__all__ = ["Engine", "default_engine", "get"]
 
 #: The settings with which an engine is made.
 _SETTINGS = (
@@ -88,13 +88,13 @@ class Front:
             return get_sync(dsk, keys, **kwargs)
         if num_workers is None:
             num_workers = config.get("num_workers")
-        return _default_engine(num_workers).get(dsk, keys, num_workers, **kwargs)
+        return default_engine(num_workers).get(dsk, keys, num_workers, **kwargs)
 
     def persist(self, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
         """Compute Dask collections, and keep their chunks in shared memory: see `Engine.persist`."""
         if in_worker():
             return persist(collections, optimize_graph, get_sync)
-        engine = _default_engine(kwargs.get("num_workers", config.get("num_workers")))
+        engine = default_engine(kwargs.get("num_workers", config.get("num_workers")))
         return engine.persist(collections, optimize_graph, **kwargs)
 
     def __reduce__(self) -> str:
@@ -106,7 +106,7 @@ front = Front()
 get = front.get
 
 
-def _default_engine(num_workers: int | None) -> Engine:
+def default_engine(num_workers: int | None) -> Engine:
     """Get the engine that calls without one share, with at least so many workers and the present settings."""
     default = _defaults.setdefault(os.getpid(), _Default())
     with default.lock:

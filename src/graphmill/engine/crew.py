@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 from collections.abc import Iterable
+from multiprocessing.process import current_process
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class Crew:
         except OSError as error:  # some file systems have no pipes: then jobs stay where they are
             logger.info("what a worker has not begun cannot be taken back: %s", error)
         claims = None if seat.claims is None else str(path)
-        authkey = bytes(multiprocessing.current_process().authkey)
+        authkey = bytes(current_process().authkey)
         begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), claims, authkey)
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import multiprocessing
 import os
 import pickle
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from multiprocessing.process import current_process
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,7 +105,7 @@ class Worker:
         self._peak = PeakMemory()
         self._warnings = WarningLog()
         channel.interrupts.shield(LargeMemory.answer)
-        multiprocessing.current_process().authkey = begin.authkey
+        current_process().authkey = begin.authkey
         shipped.begin(begin.folder, self._read)
 
     def close(self) -> None:
