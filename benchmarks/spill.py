@@ -125,7 +125,7 @@ class Machine:
     def tell(self, event: Event) -> None:
         """Tell the scheduler what has happened, the memory as it was before that, and a new budget."""
         events: list[Event] = []
-        budget = self.budget.look(1)
+        budget = self.budget.look(1, sum(self.held.values()))
         if budget is not None:
             events.append(BudgetChanged(budget))
         if self.then is not None:
@@ -198,6 +198,7 @@ def simulate(case: Case, takes: Mapping[Key, int], *, workers: int, limit: int) 
     priorities = order_graph(graph, results=case.keys).priorities
     estimates = Estimates()
     budget = Budget(graph, priorities, case.keys, estimates, workers)
+    budget.began = -inf  # the time here is pretended: as if there were plenty
     room = RoomChanged(limit, limit, spills=False)
     options = Options(Selection.PRIORITY, estimates=estimates, room=room)
     scheduler = Scheduler(graph, case.keys, priorities.__getitem__, {}, options)

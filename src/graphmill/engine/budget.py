@@ -16,6 +16,9 @@ LEAST = 16 << 20
 #: A run measures its order anew at most so many times, once for each share of its tasks, and a few times at
 #: the start.
 _TIMES = 32
+#: And only while that takes less than this share of the run's time so far, by what it takes for each task in
+#: seconds; but for the first time, if so many times the least budget is live.
+_SHARE, _COST, _URGENT = 0.05, 9e-6, 4
 #: Where workers have nothing to do for more than this share of the time, though tasks are held back, the
 #: budget grows by the largest block that is read; seconds that this is watched for; and how often it grows at
 #: most, for each worker.
@@ -55,6 +58,9 @@ class Budget:
         #: The estimates' count of changes when it was measured, and how many tasks have ended since.
         self._seen = 0
         self._ended = 0
+        #: When the run began, and how many seconds went into measuring.
+        self.began = time.monotonic()
+        self._spent = 0.0
         #: After how many tasks it may be measured again.
         self._interval = 1.0
         #: What the order needs, in bytes, and the largest block that it reads, once that is known.
@@ -74,9 +80,22 @@ class Budget:
         #: Bytes of results that are put together in this process, as far as they are known.
         self.result = 0
 
-    def look(self, ended: int) -> int | None:
-        """Take note that so many more tasks have ended; give the budget in bytes, if it is a new one."""
-        measured, grown = self._measure(ended), self._grow()
+    def look(self, ended: int, live: int) -> int | None:
+        """Take note that so many more tasks have ended; give the budget in bytes, if it is a new one.
+
+        Parameters
+        ----------
+        ended
+            Tasks.
+        live
+            How many bytes of results are held. While they are few, nothing has to be held back.
+        """
+        self._ended += ended
+        measured, grown = self._is_due(live), self._grow()
+        if measured:
+            begin = time.monotonic()
+            measured = self._measure()
+            self._spent += time.monotonic() - begin
         if self._needed is None or not (measured or grown):
             return None
         return max(self._needed, LEAST * self._workers) + self._grown * self._block
@@ -106,11 +125,19 @@ class Budget:
         self._grown += 1
         return True
 
-    def _measure(self, ended: int) -> bool:
-        """Measure the order anew if that is due; say whether it was done."""
-        self._ended += ended
+    def _is_due(self, live: int) -> bool:
+        """Say whether the order is to be measured anew."""
         if self._estimates.changes == self._seen or self._ended < self._interval:
             return False
+        if live < LEAST * self._workers:
+            return False
+        spent = self._spent + _COST * len(self._graph.tasks)
+        if spent <= _SHARE * (time.monotonic() - self.began):
+            return True
+        return self._needed is None and live >= _URGENT * LEAST * self._workers
+
+    def _measure(self) -> bool:
+        """Measure the order anew; say whether anything is known to measure it by."""
         self._seen = self._estimates.changes
         self._ended = 0
         self._interval = min(1.5 * self._interval, 1 + len(self._graph.tasks) / _TIMES)

@@ -121,6 +121,8 @@ class Run:
         self._sender = Sender(engine, self, terms)
         self._submitted: list[Task] = []
         self._spills: list[tuple[Key, Any]] = []
+        #: Bytes of results that are held.
+        self._live = 0
         #: The memory there was once all was done that the scheduler had asked for.
         self._room_then: RoomChanged | None = None
         #: What tasks under way may take, in bytes.
@@ -242,6 +244,8 @@ class Run:
         self._released.append((key, value))
 
     def _let_go(self, key: Key, value: Any) -> None:
+        if type(value) is Encoded:
+            self._live -= value.nbytes
         if type(value) is Encoded and self._held.pop(id(value), None) is not None:
             self._engine.blocks.let_go(value)
         elif type(value) is Stored:
@@ -314,7 +318,9 @@ class Run:
         limit = self._engine.limit
         for event in told:
             limit.given -= self._given.pop(getattr(event, "key", None), 0)
-        budget = self._budget.look(len(told))
+            if type(event) is TaskFinished and type(event.value) is Encoded:
+                self._live += event.value.nbytes
+        budget = self._budget.look(len(told), self._live)
         news: list[News] = []
         if budget is not None:
             news.append(BudgetChanged(budget))
