@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Encoded, Extent
+from graphmill.memory.recent import RecentMost
 from graphmill.memory.spill import SpillFile
 
 #: The process whose pins are the user's: this one.
@@ -85,8 +86,8 @@ class Blocks:
         self.live = 0
         #: The most that `live` ever was.
         self.peak = 0
-        #: The most that was in memory since a worker last had nothing to do for some time.
-        self.high = 0
+        #: What was in memory lately, since a worker last had nothing to do for some time.
+        self._high = RecentMost()
         #: Bytes of all blocks that ever moved to disk.
         self.spilled = 0
         #: Seconds that this took.
@@ -104,7 +105,7 @@ class Blocks:
 
     def rested(self, number: int, warm: int) -> None:
         """Note that a worker had nothing to do, and keeps no more than so many bytes of idle pages."""
-        self.high = self.resident
+        self._high.start_with(self.resident)
         home = self._homes[number]
         home.warm = min(home.warm, warm)
 
@@ -187,7 +188,7 @@ class Blocks:
         home.warm = max(0, home.warm - extent.length)
         self.live += extent.length
         self.peak = max(self.peak, self.live)
-        self.high = max(self.high, self.resident)
+        self._high.note(self.resident)
         record = self._records[extent.id] = _Record(extent.length)
         return record
 
@@ -218,6 +219,7 @@ class Blocks:
     def _free_if_idle(self, block: BlockId, record: _Record) -> None:
         if record.holds or record.values or record.pins:
             return
+        self._high.note(self.resident)
         del self._records[block]
         self.live -= record.length
         self._free(block, record.length, keep_warm=self._may_stay_warm(block, record.length))
@@ -225,12 +227,12 @@ class Blocks:
     def _may_stay_warm(self, block: BlockId, length: int) -> bool:
         """Tell whether a range keeps its pages that nobody needs.
 
-        A page that was there when most was needed takes no more memory than was taken before, and a new one
-        costs ten times as much as its use. Only workers give pages back when they have nothing to do.
+        A page that was there when most was needed lately takes no more memory than was taken before, and a
+        new one costs ten times as much as its use. Only workers give pages back when they have nothing to do.
         """
         spare = self.warm_limit
         if spare and block.arena in self._of_workers:
-            spare += max(0, self.high - self.resident - length)
+            spare += max(0, self._high.most - self.resident - length)
         return self.warm + length <= spare
 
     def _free(self, block: BlockId, length: int, *, keep_warm: bool) -> None:

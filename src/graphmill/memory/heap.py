@@ -42,6 +42,7 @@ from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.mapping import HUGE_PAGE, make_private
 from graphmill.memory.ranges import Range, Zones
+from graphmill.memory.recent import RecentMost
 
 #: Whatever has the buffer protocol.
 Buffer: TypeAlias = Any
@@ -212,7 +213,7 @@ class Heap:
         #: Bytes that were live or published when that began.
         self._before = 0
         #: The most bytes that were live or published at once.
-        self._high = 0
+        self._high = RecentMost()
         #: Bytes that were copied in since `begin`.
         self.copied = 0
         self._lock = threading.Lock()
@@ -259,11 +260,11 @@ class Heap:
             self._take_in()
             self._before = self._live_bytes + self._published_bytes
             self._allowance = allowance
-            self._high = max(self._high, self._before + self._most)
+            self._high.note(self._before + self._most)
             self._most = self._refused = self.copied = 0
 
     def excess(self, nbytes: int) -> int:
-        """Tell how many free bytes with pages there are beyond what was in use at once, and so many more.
+        """Tell how many free bytes with pages exceed what was lately in use at once, and so many more.
 
         Parameters
         ----------
@@ -273,14 +274,14 @@ class Heap:
         usage = self.usage()
         if not nbytes:
             return usage.warm
-        high = max(self._high, self._before + self._most)
+        high = max(self._high.most, self._before + self._most)
         excess = usage.warm - max(nbytes, high - usage.live - usage.published)
         return excess if excess > high // _NEGLIGIBLE else 0
 
     def forget_most(self) -> None:
         """Let the most that was in use at once be what is in use now."""
         self.begin(None)
-        self._high = self._before
+        self._high.start_with(self._before)
 
     @property
     def taken(self) -> int:
