@@ -89,7 +89,7 @@ class GraphmillBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
 
     def submit(self, func: Any, callback: Callable[[Future[Any]], None] | None = None) -> _Waiting:
         """Have a batch of calls made."""
-        waiting = _Waiting(list(self._with_handles(func.items)), callback)
+        waiting = _Waiting(func.items, callback)
         with self._lock:
             self._waiting.append(waiting)
         self._begin()
@@ -107,10 +107,9 @@ class GraphmillBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
         engine = None if self._executor is None else self._executor.engine
         if engine is None or not isinstance(value, np.ndarray) or value.nbytes < _SHARED:
             return value
-        with self._lock:
-            if id(value) not in self._shared:
-                self._shared[id(value)] = value, engine.store(value)
-            return self._shared[id(value)][1]
+        if id(value) not in self._shared:
+            self._shared[id(value)] = value, engine.store(value)
+        return self._shared[id(value)][1]
 
     def _begin(self) -> None:
         """Submit what may run now."""
@@ -118,7 +117,7 @@ class GraphmillBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
         with self._lock:
             while self._waiting and self._executor is not None and len(self._running) < self._most:
                 waiting = self._waiting.popleft()
-                future = self._executor.submit(_call_all, waiting.calls, self.nesting_level or 0)
+                future = self._submitted(waiting.calls)
                 waiting.future = future
                 self._running.add(future)
                 begun.append((waiting, future))
@@ -126,6 +125,17 @@ class GraphmillBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
             future.add_done_callback(self._end)
             if waiting.callback is not None:
                 future.add_done_callback(waiting.callback)
+
+    def _submitted(self, calls: list[Any]) -> Future[Any]:
+        """Submit calls; where that fails, the error is what comes of them, since joblib waits for them."""
+        assert self._executor is not None
+        try:
+            with_handles = list(self._with_handles(calls))
+            return self._executor.submit(_call_all, with_handles, self.nesting_level or 0)
+        except Exception as error:  # noqa: BLE001 - it is raised where joblib asks for the results
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
 
     def _end(self, future: Future[Any]) -> None:
         with self._lock:

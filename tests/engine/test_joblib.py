@@ -14,6 +14,7 @@ from joblib import Parallel, delayed, parallel_config
 import graphmill.joblib
 from graphmill import config
 from graphmill.engine import default_engine
+from graphmill.errors import EngineClosed
 from tests.engine.conftest import new_traces, traces
 
 MB = 1 << 20
@@ -104,6 +105,18 @@ def test_an_error_ends_it_and_the_next_is_right():
 def test_a_call_that_takes_too_long():
     with pytest.raises(multiprocessing.TimeoutError):
         Parallel(timeout=0.2)(delayed(time.sleep)(n) for n in (60, 60))
+    assert Parallel()(delayed(abs)(n) for n in range(4)) == list(range(4))
+
+
+def test_an_engine_that_is_closed_meanwhile_is_an_error():
+    def numbers():
+        for number in range(100):
+            if number == 10:
+                default_engine(None).close()
+            yield delayed(abs)(number)
+
+    with pytest.raises(EngineClosed):
+        Parallel(n_jobs=2, batch_size=1)(numbers())
     assert Parallel()(delayed(abs)(n) for n in range(4)) == list(range(4))
 
 

@@ -58,9 +58,9 @@ class Budget:
         #: The estimates' count of changes when it was measured, and how many tasks have ended since.
         self._seen = 0
         self._ended = 0
-        #: When the run began, and how many seconds went into measuring.
+        #: When the run began, and how many seconds went into measuring, the last time and in all.
         self.began = time.monotonic()
-        self._spent = 0.0
+        self._last = self._spent = 0.0
         #: After how many tasks it may be measured again.
         self._interval = 1.0
         #: What the order needs, in bytes, and the largest block that it reads, once that is known.
@@ -95,7 +95,8 @@ class Budget:
         if measured:
             begin = time.monotonic()
             measured = self._measure()
-            self._spent += time.monotonic() - begin
+            self._last = time.monotonic() - begin
+            self._spent += self._last
         if self._needed is None or not (measured or grown):
             return None
         return max(self._needed, LEAST * self._workers) + self._grown * self._block
@@ -131,7 +132,7 @@ class Budget:
             return False
         if live < LEAST * self._workers:
             return False
-        spent = self._spent + _COST * len(self._graph.tasks)
+        spent = self._spent + max(self._last, _COST * len(self._graph.tasks))
         if spent <= _SHARE * (time.monotonic() - self.began):
             return True
         return self._needed is None and live >= _URGENT * LEAST * self._workers
