@@ -56,7 +56,7 @@ def draw(curves: dict[str, list[tuple[float, int]]], title: str, file: Path) -> 
         axis.set_ylabel("MB, all processes")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, loc="lower right")
+        axis.legend(frameon=False, loc="upper left")
         options: dict[str, Any] = {"dpi": 110, "metadata": {"Software": None}}
         figure.savefig(file, **options)
         plt.close(figure)

@@ -18,6 +18,7 @@ from graphmill.footprint import (
     PrivateMemory,
     exact_private_bytes,
     private_bytes,
+    resident_bytes,
 )
 
 MB = 1 << 20
@@ -365,7 +366,7 @@ def held_for_a_while(nbytes):
 @linux
 def test_what_was_given_back_is_noted(peak):
     for nbytes in (100 * MB, 30 * MB):
-        peak.begin()
+        peak.begin(*resident_bytes(os.getpid()))
         held_for_a_while(nbytes)
         peak.note()
         assert peak.take() == pytest.approx(nbytes, abs=4 * MB)
@@ -377,7 +378,7 @@ def test_what_is_mapped_is_no_memory_of_its_own(peak, tmp_path):
     with (tmp_path / "file").open("wb+") as file:
         file.truncate(100 * MB)
         with mmap.mmap(file.fileno(), 100 * MB) as memory:
-            peak.begin()
+            peak.begin(*resident_bytes(os.getpid()))
             memory[:] = bytes(1) * len(memory)
             peak.note()
             assert peak.take() == pytest.approx(100 * MB, abs=4 * MB), "what was written, and no more"
@@ -385,7 +386,7 @@ def test_what_is_mapped_is_no_memory_of_its_own(peak, tmp_path):
 
 def test_what_is_brief_is_not_looked_at(peak, monkeypatch):
     monkeypatch.setattr(footprint, "_BRIEF", LIMIT)
-    peak.begin()
+    peak.begin(*resident_bytes(os.getpid()))
     held_for_a_while(30 * MB)
     peak.note()
     assert peak.take() == 0
@@ -399,7 +400,7 @@ def test_nothing_is_noted_before_it_begins(peak):
 
 def test_without_proc_no_peak_is_found(tmp_path):
     peak = PeakMemory(proc=tmp_path)
-    peak.begin()
+    peak.begin(*resident_bytes(os.getpid()))
     held_for_a_while(30 * MB)
     peak.note()
     assert peak.take() == 0

@@ -33,7 +33,7 @@ PATIENCE: Final = 200
 
 _ANONYMOUS: Final = re.compile(rb"^Anonymous:\s+(\d+) kB", re.MULTILINE)
 _PSS_ANON: Final = re.compile(rb"^Pss_Anon:\s+(\d+) kB", re.MULTILINE)
-_RESIDENT: Final = re.compile(rb"^(VmHWM|RssAnon|RssFile|RssShmem):\s+(\d+) kB", re.MULTILINE)
+_RESIDENT: Final = re.compile(rb"^(VmHWM|RssFile|RssShmem):\s+(\d+) kB", re.MULTILINE)
 #: What has the system forget the peak of a process, and nothing else.
 _FORGET_PEAK: Final = b"5"
 #: Seconds in which no task takes much memory and gives it back.
@@ -57,18 +57,37 @@ def private_bytes(pid: int, *, proc: Path = PROC) -> int:
         full. 0 if there is no such process any more. In older systems the counter lags behind by up to some
         MB, the more the more CPUs there are.
     """
+    return resident_bytes(pid, proc=proc)[0]
+
+
+def resident_bytes(pid: int, *, proc: Path = PROC) -> tuple[int, int]:
+    """Tell quickly how much private memory a process takes, and how much it maps.
+
+    Parameters
+    ----------
+    pid : int
+        The process.
+    proc : Path
+        Where the system tells of its processes.
+
+    Returns
+    -------
+    (int, int)
+        Bytes, as for `private_bytes`, and those of files and shared memory; all of it private where there is
+        no /proc.
+    """
     # Neither Path nor a file object: they take as long as the system does.
     try:
         descriptor = os.open(f"{proc}/{pid}/statm", os.O_RDONLY)
     except FileNotFoundError:
-        return 0 if (proc / "self").exists() else _resident(pid)
+        return (0, 0) if (proc / "self").exists() else (_resident(pid), 0)
     try:
         _, resident, shared, *_ = os.read(descriptor, 256).split()
     except ProcessLookupError:
-        return 0
+        return 0, 0
     finally:
         os.close(descriptor)
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
+    return (int(resident) - int(shared)) * mmap.PAGESIZE, int(shared) * mmap.PAGESIZE
 
 
 def exact_private_bytes(pid: int, *, proc: Path = PROC) -> int:
@@ -218,10 +237,16 @@ class PeakMemory:
         self._status = _opened(proc / "self" / "status", os.O_RDONLY)
         self._forget = _opened(proc / "self" / "clear_refs", os.O_WRONLY)
         self._began: float | None = None
-        self._anonymous = self._mapped = self._found = 0
+        self._private = self._mapped = self._found = 0
 
-    def begin(self) -> None:
-        """Forget what was."""
+    def begin(self, private: int, mapped: int) -> None:
+        """Forget what was.
+
+        Parameters
+        ----------
+        private, mapped : int
+            What there is now, as `resident_bytes` tells it.
+        """
         self._found, self._began = 0, None
         if self._forget is None or self._status is None:
             return
@@ -230,15 +255,17 @@ class PeakMemory:
         except OSError:  # the system has the file, and does not let it be written to
             self.close()
             return
-        _, self._anonymous, self._mapped = self._read(self._status)
+        self._private, self._mapped = private, mapped
         self._began = time.perf_counter()
 
     def note(self) -> None:
         """See how much it was, if that was long enough to take much."""
         if self._began is None or time.perf_counter() - self._began < _BRIEF or self._status is None:
             return
-        peak, _, mapped = self._read(self._status)
-        self._found = max(0, peak - max(mapped, self._mapped) - self._anonymous)
+        status = os.pread(self._status, 4096, 0)
+        found = {name: int(kilobytes) << 10 for name, kilobytes in _RESIDENT.findall(status)}
+        mapped = found.get(b"RssFile", 0) + found.get(b"RssShmem", 0)
+        self._found = max(0, found.get(b"VmHWM", 0) - max(mapped, self._mapped) - self._private)
 
     def take(self) -> int:
         """Give what was noted, in bytes; 0 if nothing was."""
@@ -251,14 +278,6 @@ class PeakMemory:
             if descriptor is not None:
                 os.close(descriptor)
         self._status = self._forget = None
-
-    @staticmethod
-    def _read(descriptor: int) -> tuple[int, int, int]:
-        """Read the peak, what is anonymous and what is mapped, in bytes."""
-        status = os.pread(descriptor, 4096, 0)
-        found = {name: int(kilobytes) << 10 for name, kilobytes in _RESIDENT.findall(status)}
-        mapped = found.get(b"RssFile", 0) + found.get(b"RssShmem", 0)
-        return found.get(b"VmHWM", 0), found.get(b"RssAnon", 0), mapped
 
 
 def _opened(path: Path, flags: int) -> int | None:

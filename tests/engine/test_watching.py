@@ -35,7 +35,7 @@ def watcher():
 
 
 def by_key(log):
-    return {entry.key: entry for entry in log.entries if entry.outcome is Outcome.DONE}
+    return {entry.key: entry for entry in log.all_entries() if entry.outcome is Outcome.DONE}
 
 
 def keep(kept=[]):  # noqa: B006 - it is kept on purpose
@@ -102,7 +102,7 @@ def test_failures(engine, watcher):
     with pytest.raises(ZeroDivisionError):
         engine.get({"x": (divmod, 1, 0)}, "x")
     (log,) = watcher.logs
-    assert [(entry.key, entry.outcome) for entry in log.entries] == [("x", Outcome.FAILED)]
+    assert [(entry.key, entry.outcome) for entry in log.all_entries()] == [("x", Outcome.FAILED)]
     assert not log.count()
     assert log.ended is not None
 
@@ -120,7 +120,7 @@ def test_workers_that_died(engine, watcher, tmp_path):
     (loss,) = log.losses
     assert (loss.key, loss.worker in (0, 1)) == ("x", True)
     assert "signal 9" in loss.cause
-    assert [entry.key for entry in log.entries] == ["x", "y"]
+    assert [entry.key for entry in log.all_entries()] == ["x", "y"]
 
 
 def test_without_entries_tasks_are_counted(engine):

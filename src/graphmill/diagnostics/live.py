@@ -78,7 +78,7 @@ class LiveState:
             logs = []
             for log, seen in self._logs:
                 over = log.ended is not None  # asked first: what ends after is seen next time
-                new = (log.entries or [])[seen:]
+                new = log.all_entries()[seen:]
                 self._add(new)
                 if not over:
                     logs.append((log, seen + len(new)))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
@@ -65,6 +65,28 @@ class Entry(NamedTuple):
     outcome: Outcome
 
 
+class Series(NamedTuple):
+    """Small tasks that a worker has done one after the other, most with nothing but their results to tell."""
+
+    keys: list[Key]
+    worker: int
+    #: When the first of them began, as for an entry, and how long each took.
+    began: float
+    seconds: tuple[float, ...]
+    #: The size of each result, in bytes; None for a task that has an entry of its own, with more to tell.
+    nbytes: list[int | None]
+
+    def entries(self) -> Iterator[Entry]:
+        """Make the entries."""
+        began = self.began
+        for key, seconds, nbytes in zip(self.keys, self.seconds, self.nbytes, strict=True):
+            if nbytes is not None:
+                entry = key, self.worker, began, seconds, nbytes, 0, 0, _DONE
+                # The same as Entry(*entry), in half the time.
+                yield tuple.__new__(Entry, entry)
+            began += seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """A value that was moved to disk."""
@@ -112,8 +134,10 @@ class RunLog:
         An empty list, if there is to be an entry for each task; without, tasks are only counted.
     """
 
-    #: Each go at a task, in the order in which their ends were heard of.
+    #: Each go at a task, about in the order in which their ends were heard of; `all_entries` has all.
     entries: list[Entry] | None = None
+    #: Small tasks that ended together, of which there are no entries yet.
+    series: deque[Series] = field(default_factory=deque)
     #: When the run began and ended, in seconds of `time.perf_counter`.
     began: float = field(default_factory=time.perf_counter)
     ended: float | None = None
@@ -165,6 +189,19 @@ class RunLog:
         # The same as Entry(*entry), in half the time.
         self.entries.append(tuple.__new__(Entry, entry))
 
+    def report_series(self, series: Series) -> None:
+        """Take in what a worker says of small tasks."""
+        if self.entries is not None:
+            self.series.append(series)
+            return
+        layers = [key[0] if type(key) is tuple and key else batch_of(key) for key in series.keys]
+        if None in series.nbytes or layers.count(layers[0]) < len(layers):
+            for key, seconds, nbytes in zip(series.keys, series.seconds, series.nbytes, strict=True):
+                if nbytes is not None:
+                    self._count(key, seconds)
+        else:
+            self._count(series.keys[0], sum(series.seconds), len(layers))
+
     def here(self, key: Key, began: float, outcome: Outcome) -> None:
         """Take in that a task has run in the caller's process until now."""
         seconds = time.perf_counter() - began
@@ -186,16 +223,25 @@ class RunLog:
         self.ended = time.perf_counter()
         self.under_way = {}
 
-    def _count(self, key: Key, seconds: float) -> None:
+    def _count(self, key: Key, seconds: float, tasks: int = 1) -> None:
         # What `batch_of` gives for most keys, without the call.
         batch = key[0] if type(key) is tuple and key else batch_of(key)
         tally = self.tallies.get(batch)
         if tally is None:
             tally = self.tallies[batch] = Tally()
-        tally.count += 1
+        tally.count += tasks
         tally.seconds += seconds
 
     # ---- watchers read
+
+    def all_entries(self) -> list[Entry]:
+        """Get the entries of all goes at tasks so far, those of small tasks too; none without entries."""
+        if self.entries is None:
+            return []
+        with self.lock:
+            while self.series:
+                self.entries.extend(self.series.popleft().entries())
+        return self.entries
 
     def count(self) -> dict[Any, Tally]:
         """Count what tasks have taken, by what `batch_of` makes of their keys.
@@ -203,8 +249,9 @@ class RunLog:
         Where there are entries, this is where they are counted: whoever runs tasks has no time for it.
         """
         if self.entries is not None:
+            entries = self.all_entries()
             with self.lock:
-                for entry in self.entries[self.counted :]:
+                for entry in entries[self.counted :]:
                     self.counted += 1
                     if entry.outcome is _DONE:
                         self._count(entry.key, entry.seconds)

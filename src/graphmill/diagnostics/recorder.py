@@ -130,9 +130,9 @@ class Recorder:
 
 
 def _forget_oldest(logs: list[RunLog], most_tasks: int) -> None:
-    count = sum(len(log.entries or ()) for log in logs)
+    count = sum(len(log.all_entries()) for log in logs)
     while count > most_tasks and logs[0].ended is not None:
-        count -= len(logs.pop(0).entries or ())
+        count -= len(logs.pop(0).all_entries())
 
 
 class profile:  # noqa: N801 - read as the function that it is used as

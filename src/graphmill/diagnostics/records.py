@@ -234,7 +234,7 @@ def _needs_of(log: RunLog) -> Mapping[Key, Iterable[Key]]:
 
 
 def _tasks_of(log: RunLog, number: int, origin: float, named: Any) -> Iterable[TaskRecord]:
-    entries: list[Entry] = list(log.entries or ())
+    entries: list[Entry] = list(log.all_entries())
     sizes = {entry.key: entry.nbytes for entry in entries if entry.nbytes}
     for alias, source in log.aliases.items():
         sizes[alias] = sizes.get(source, 0)

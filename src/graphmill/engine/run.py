@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphmill import config
-from graphmill.diagnostics.log import RunLog
+from graphmill.diagnostics.log import RunLog, Series
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, values_in
@@ -432,16 +432,17 @@ class Run:
 
     def _look_at_batch(self, flight: Flight, batch: BatchReport, worker: int) -> None:
         tasks: list[Task] = flight.about
-        began, inbox, log = batch.began, self.inbox, self._log
+        inbox = self.inbox
+        if self._log is not None and batch.outcomes:
+            keys = [task.key for task in tasks[: len(batch.outcomes)]]
+            sizes = [len(outcome) if isinstance(outcome, bytes) else None for outcome in batch.outcomes]
+            self._log.report_series(Series(keys, worker, batch.began, batch.seconds, sizes))
         for task, outcome, seconds in zip(tasks, batch.outcomes, batch.seconds, strict=False):
             if not isinstance(outcome, bytes):
                 self._look_at_task(flight, task, outcome._replace(seconds=seconds), worker)
                 continue
             nbytes = len(outcome)
             inbox.append(TaskFinished(task.key, Encoded(outcome, (), nbytes), nbytes, worker, seconds, 0))
-            if log is not None:
-                log.report(task.key, Report(0, Shipped(outcome), seconds=seconds, began=began), worker)
-                began += seconds
         if not self.cancelled:
             for task in tasks[len(batch.outcomes) :]:
                 self._begin_alone(task)

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from graphmill.errors import AllowanceSpent, ArenaFull, ChannelClosed, EncodeError, StaysError
-from graphmill.footprint import PeakMemory, private_bytes
+from graphmill.footprint import PeakMemory, resident_bytes
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
@@ -100,8 +100,8 @@ class Worker:
         self._warm_limit = begin.warm_limit
         #: Seconds until it has had nothing to do for long; None once that is dealt with.
         self._patience: float | None = _REST
-        #: Its private memory after the last job that was not quick, in bytes.
-        self._private = private_bytes(self._pid)
+        #: Its private memory after the last job that was not quick, and what it mapped, in bytes.
+        self._private, self._mapped = resident_bytes(self._pid)
         self._peak = PeakMemory()
         self._warnings = WarningLog()
         channel.interrupts.shield(LargeMemory.answer)
@@ -207,7 +207,7 @@ class Worker:
             return Report(job.number, None)
         begin = time.perf_counter()
         if not job.quick:
-            self._peak.begin()
+            self._peak.begin(self._private, self._mapped)
         report = self._run_job(job)
         if not job.quick:
             private = max(self._count_private(), self._peak.take())
@@ -365,16 +365,16 @@ class Worker:
 
     def _count_private(self) -> int:
         """Count by how many bytes the process's own memory has grown, and give back what is free of it."""
-        private = private_bytes(self._pid)
-        grown = max(0, private - self._private)
-        self._private = private
+        before = self._private
+        self._private, self._mapped = resident_bytes(self._pid)
+        grown = max(0, self._private - before)
         if not self._warm_limit and grown >= _WORTH_TRIMMING:
             self._trim()
         return grown
 
     def _trim(self) -> None:
         trim_allocator()
-        self._private = private_bytes(self._pid)
+        self._private, self._mapped = resident_bytes(self._pid)
 
     def _keep_to_limit(self) -> None:
         heap = self._heap
