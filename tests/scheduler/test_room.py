@@ -308,6 +308,14 @@ def test_where_there_is_little_the_first_of_a_kind_run_one_by_one(limit, at_once
     assert len(world.running) == 3, "it is known now that they need little"
 
 
+def test_for_what_nothing_is_known_of_nothing_goes_to_disk():
+    dsk = {("held", i): (task, i) for i in range(8)}
+    dsk |= {("other", 0): (task, 1), ("end", 0): (task, ("other", 0), *[("held", i) for i in range(8)])}
+    world = make(dsk, [("end", 0)], limit=100, outputs=dict.fromkeys(("held", "other", "end"), 10))
+    assert run(world).error is None
+    assert world.spilled == 0
+
+
 def test_what_should_fit_alone_is_tried_again_a_few_times():
     # What a task had may be held for a moment longer, by a thread of a library.
     world = make({(0, 0): (task, 0)}, [(0, 0)], limit=50, outputs=[30])

@@ -213,7 +213,10 @@ class Scheduler:
                 return
             allowance = None
             if isinstance(ready, AdmissionQueue):
-                allowance = self.room.start(key, ready.need(key), slots)
+                need = ready.need(key)
+                if not running and not self.room.fits(need):
+                    need = ready.least_need(key)
+                allowance = self.room.start(key, need, slots)
             running.add(key)
             if ledger is not None:
                 ledger.start(key)
@@ -228,7 +231,7 @@ class Scheduler:
         key = ready.next_for_room()
         if key is NO_TASK:
             return NO_TASK
-        need = ready.need(key)
+        need = ready.need(key) if self.state.running else ready.least_need(key)
         kept = self.results | self.state.dependencies[key]
         for victim in room.victims(need, key, ledger.sizes, self.state):
             if victim not in kept and ledger.freed(victim) and self._recompute.allows(victim, self.state):

@@ -261,6 +261,10 @@ class AdmissionQueue:
         room = self._room
         return 0 if room.free is None else room.need(key, self._ledger.sizes, self.state)
 
+    def least_need(self, key: Key) -> int:
+        """Get how many bytes have to be made free for a task that runs alone; none where nothing is known."""
+        return self._room.need(key, self._ledger.sizes, self.state, unknown=0)
+
     def next_for_room(self) -> Key:
         """Find the task that memory should be made free for; `NO_TASK` if it is better to wait.
 

@@ -61,8 +61,20 @@ class Room:
     #: How often tasks have failed for want of memory though they were alone.
     alone: dict[Key, int] = field(default_factory=dict)
 
-    def need(self, key: Key, sizes: Mapping[Key, int], state: State) -> int:
-        """Get how many bytes a task is expected to take besides its inputs."""
+    def need(self, key: Key, sizes: Mapping[Key, int], state: State, unknown: int = _UNKNOWN) -> int:
+        """Get how many bytes a task is expected to take besides its inputs.
+
+        Parameters
+        ----------
+        key
+            The task.
+        sizes
+            The bytes of outputs, as far as they are known.
+        state
+            What has run, and what each task needs.
+        unknown
+            What to expect where nothing is known of its kind, nor of its inputs; at most what there is.
+        """
         known = self._known(key)
         if known is None:
             known = sizes.get(key)
@@ -71,7 +83,7 @@ class Room:
         if known is None:
             # Most tasks return what is no larger than their inputs.
             known = max([sizes[dep] for dep in state.dependencies[key] if dep in sizes], default=None)
-        return min(_UNKNOWN, self.capacity) if known is None else known
+        return min(unknown, self.capacity) if known is None else known
 
     def _known(self, key: Key) -> int | None:
         """Get what a task has asked for, or others of its kind have taken."""
