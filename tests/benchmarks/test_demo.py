@@ -26,7 +26,7 @@ def store(tmp_path_factory):
 
 @pytest.mark.parametrize("example", demo.EXAMPLES)
 def test_results_agree_and_figures_are_there(example, store, capsys):
-    given = demo.arguments(["--example", example, "--workers", "2"])
+    given = demo.arguments(["--example", example, "--workers", "2", "--repeats", "1"])
     outcome = demo.Demo(store.parent, given.example, given.workers, given.repeats, demo.Console()).run(TINY)
     assert outcome.agree
     for scheduler in demo.SCHEDULERS:
