@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from graphmill.cli import parser
+from graphmill.cli import main, parser
 from graphmill.cli.output import table
 from tests.cli.conftest import LIMIT, environment
 
@@ -288,3 +288,12 @@ def test_tables_in_a_pipe_have_a_line_for_each_row(capsys, monkeypatch):
 def test_options_cannot_be_cut_short():
     with pytest.raises(SystemExit):
         parser.make_parser().parse_args(["info", "--js"])
+
+
+def test_an_option_that_is_misspelt_is_told_with_the_one_that_was_meant(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--memory-limt", "600MB", "script.py"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "graphmill run [options]" in said
+    assert "unrecognized arguments: --memory-limt (did you mean '--memory-limit'?)" in said

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from graphmill import config
-from graphmill.engine import Engine
+from graphmill.engine import Engine, run
 from graphmill.engine.limit import Limit
 from graphmill.errors import ConfigError, MemoryLimitError, SpillFull
 from tests.engine.conftest import SOURCE, traces
@@ -198,6 +198,12 @@ def test_a_limit_below_what_the_program_has():
     with Engine(1, memory_limit="100MB") as engine, pytest.raises(MemoryLimitError, match="processes take"):
         engine.get({"x": (plus_one, 1)}, "x")
     del held
+
+
+@pytest.mark.parametrize(("capacity", "advice"), [(0, "fewer workers"), (30 * MB, "smaller chunks")])
+def test_what_is_advised_depends_on_what_takes_the_memory(capacity, advice):
+    limit = SimpleNamespace(capacity=capacity, private=100 * MB, nbytes=100 * MB + capacity)
+    assert advice in run._too_big("x", 40 * MB, limit)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = make_parser()
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        chosen.parser_of_command.refuse(unknown)
     try:
         code = importlib.import_module(f"graphmill.cli.{chosen.module_of_command}").run(chosen)
         sys.stdout.flush()

@@ -6,7 +6,10 @@ import argparse
 import shutil
 import sys
 import textwrap
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from graphmill.config.settings import did_you_mean
 
 #: Help is not set wider than this, in characters: longer lines are hard to read.
 _WIDEST: Final = 100
@@ -134,6 +137,11 @@ class Parser(argparse.ArgumentParser):
         # An option that is cut short might mean another one in the next version.
         super().__init__(*args, **{"formatter_class": _Formatter, "allow_abbrev": False, **kwargs})
 
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """End with what is wrong with arguments that it does not know."""
+        options = [name for action in self._actions for name in action.option_strings]
+        self.error(f"unrecognized arguments: {' '.join(arguments)}{did_you_mean(arguments[0], options)}")
+
 
 def make_parser() -> Parser:
     """Make the parser of the command line."""
@@ -145,7 +153,7 @@ def make_parser() -> Parser:
 
     def command(name: str, module: str, what: str, **kwargs: Any) -> Parser:
         made: Parser = commands.add_parser(name, help=what, **{"description": f"{what}.", **kwargs})
-        made.set_defaults(module_of_command=module)
+        made.set_defaults(module_of_command=module, parser_of_command=made)
         made.add_argument(
             "--traceback", action="store_true", help="show where an error of graphmill's own comes from"
         )

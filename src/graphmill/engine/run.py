@@ -525,6 +525,11 @@ class Run:
 
 
 def _too_big(key: Key, need: int, limit: Limit) -> str:
+    if not limit.capacity:
+        return (
+            f"There is no memory for the task {key!r}: processes alone take {megabytes(limit.private)}, and "
+            f"the memory limit is {megabytes(limit.nbytes)}. Use a larger memory_limit, or fewer workers."
+        )
     return (
         f"The task {key!r} needs {megabytes(need)} or more besides its inputs. All that it could have is "
         f"{megabytes(limit.capacity)}: the memory limit is {megabytes(limit.nbytes)}, and processes take "
