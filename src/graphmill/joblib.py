@@ -1,6 +1,6 @@
 """graphmill as a backend of joblib, so for scikit-learn and others that use it.
 
-Needs joblib 1.3 or later.
+Needs joblib 1.3 or later by its documentation; tried with 1.6.
 """
 
 from __future__ import annotations
@@ -118,7 +118,6 @@ class GraphmillBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
             while self._waiting and self._executor is not None and len(self._running) < self._most:
                 waiting = self._waiting.popleft()
                 future = self._submitted(waiting.calls)
-                waiting.future = future
                 self._running.add(future)
                 begun.append((waiting, future))
         for waiting, future in begun:
@@ -189,14 +188,13 @@ class FramesOfWorker(Exception):
 
 
 class _Waiting:
-    """A batch of calls: it waits for its turn, and then has a future."""
+    """A batch of calls that waits for its turn."""
 
-    __slots__ = ("callback", "calls", "future")
+    __slots__ = ("callback", "calls")
 
     def __init__(self, calls: list[Any], callback: Callable[[Future[Any]], None] | None) -> None:
         self.calls = calls
         self.callback = callback
-        self.future: Future[Any] | None = None
 
 
 def _call_all(calls: list[tuple[Any, list[Any], dict[str, Any]]], nesting_level: int) -> list[Any]:
