@@ -166,6 +166,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=size, help="graphmill's limit (default: 800MB; 500MB if small)")
     parser.add_argument("--cgroup", type=size, help="that of the group (default: 1GB; 600MB if small)")
     parser.add_argument("--small", action="store_true", help="an eighth of the size")
+    parser.add_argument("--chunk", type=size, help="bytes of a chunk (default: 32MB; 8MB if small)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--repeats", type=int, default=1, help="runs of which the quickest counts, where timed"
@@ -194,7 +195,12 @@ def settle(given: argparse.Namespace) -> Wanted:
     data = given.data or Path(tempfile.gettempdir(), "graphmill-benchmark-data")
     data.mkdir(parents=True, exist_ok=True)
     return Wanted(
-        data.absolute(), Sizes(limit, small), grouped(group), given.workers, given.repeats, given.time_limit
+        data.absolute(),
+        Sizes(limit, small, given.chunk),
+        grouped(group),
+        given.workers,
+        given.repeats,
+        given.time_limit,
     )
 
 

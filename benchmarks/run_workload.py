@@ -37,7 +37,7 @@ def engine(workers: int, limit: int | None) -> Any:
 
 def run(wanted: argparse.Namespace) -> dict[str, Any]:
     """Compute, store what comes of it, and tell what it took."""
-    sizes = Sizes(wanted.sized_for, wanted.small)
+    sizes = Sizes(wanted.sized_for, wanted.small, wanted.chunk)
     workload = WORKLOADS[wanted.workload](sizes, wanted.data)
     collections = workload.collections(wanted.output)
     recorder = Recorder()
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sized-for", type=int, required=True, help="the limit that sizes depend on, in bytes"
     )
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--chunk", type=int, help="bytes of a chunk")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="an empty folder")
     parser.add_argument("--trace", type=Path, help="file to write what happened into")

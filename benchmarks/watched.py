@@ -140,6 +140,7 @@ class Bench:
         command += ["--sized-for", str(wanted.sizes.limit), "--data", str(wanted.data)]
         command += ["--output", str(output)]
         command += ["--small"] if wanted.sizes.small else []
+        command += [] if wanted.sizes.chunks is None else ["--chunk", str(wanted.sizes.chunks)]
         command += ["--limit", str(setting.limit)] if setting.limit else []
         command += ["--trace", str(record)] if record is not None else []
         return command

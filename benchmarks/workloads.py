@@ -38,11 +38,13 @@ class Sizes:
     limit: int
     #: Whether all is an eighth, and chunks a quarter, of what they should be.
     small: bool = False
+    #: Bytes of a chunk, about, where it is not the usual number.
+    chunks: int | None = None
 
     @property
     def chunk(self) -> int:
         """Bytes of a chunk, about."""
-        return 8_000_000 if self.small else 32_000_000
+        return self.chunks or (8_000_000 if self.small else 32_000_000)
 
     @property
     def days(self) -> int:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from graphmill.callbacks import Told, told
 from graphmill.errors import WorkerError
 from graphmill.graph import evaluate
+from graphmill.scheduler import State
 from graphmill.scheduler.events import TaskFailed, TaskFinished
 from graphmill.types import Key
 
@@ -224,6 +225,9 @@ class ApplyExecutor:
         except (TypeError, ValueError):
             return
         self.tells_errors = "error_callback" in parameters
+
+    def begin(self, state: State, *, shows: bool) -> None:
+        """Do nothing: tasks are sent as they come."""
 
     def submit(self, key: Key, task: Any, values: dict[Key, Any], allowance: int | None) -> None:  # noqa: ARG002
         """Have a task run."""

@@ -11,6 +11,7 @@ value is the value or a reference to it.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from graphmill.collector import collector_paused
 from graphmill.graph import Graph, as_mapping, flatten, read_graph
 from graphmill.order import order_graph
 from graphmill.release_log import ReleaseLog
-from graphmill.scheduler import Listed, Options, Scheduler
+from graphmill.scheduler import Listed, Options, Scheduler, State
 from graphmill.scheduler.events import (
     Abort,
     BudgetChanged,
@@ -53,8 +54,14 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many tasks may be under way at first; later changes are told by `SlotsChanged`."""
 
-    def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
-        """Take on a task.
+    def begin(self, state: State, *, shows: bool) -> None:
+        """Get to know the state of the run, which is for the scheduler to change, before the first task.
+
+        `shows` says whether each value will be shown to callbacks.
+        """
+
+    def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> News | None:
+        """Take on a task; tell what became of it if that is known, instead of telling it later.
 
         Parameters
         ----------
@@ -261,17 +268,21 @@ class _Drive:
     def run(self) -> None:
         """Start tasks and take in what happens until all is done, or raise what ended it."""
         scheduler, executor = self.scheduler, self.executor
-        self._take_in(SlotsChanged(executor.slots))
-        executor.flush()
-        while not scheduler.done:
-            events = executor.wait(len(scheduler.state.ready))
-            for left, event in zip(range(len(events) - 1, -1, -1), events, strict=True):
-                self._take_in(event, more=left > 0)
+        executor.begin(scheduler.state, shows=bool(self.posttask))
+        events: deque[News] = deque([SlotsChanged(executor.slots)])
+        while True:
+            while events:
+                event = events.popleft()
+                events.extend(self._take_in(event, more=bool(events)))
             executor.flush()
+            if scheduler.done:
+                return
+            events.extend(executor.wait(len(scheduler.state.ready)))
 
-    def _take_in(self, event: News, *, more: bool = False) -> None:
-        """Tell the scheduler of an event, and do what it answers."""
+    def _take_in(self, event: News, *, more: bool = False) -> list[News]:
+        """Tell the scheduler of an event, and do what it answers; give what is known at once of tasks."""
         executor, state = self.executor, self.scheduler.state
+        known: list[News] = []
         commands = self.scheduler.handle(event, more=more)
         if type(event) is TaskFinished:
             if self.log:
@@ -285,7 +296,9 @@ class _Drive:
                     function(key, self.dsk, state)
                 cache = state.cache
                 values = {dep: cache[dep] for dep in state.dependencies[key]}
-                executor.submit(key, self.graph.tasks[key], values, command.allowance)
+                news = executor.submit(key, self.graph.tasks[key], values, command.allowance)
+                if news is not None:
+                    known.append(news)
             elif type(command) is Spill:
                 executor.spill(command.key, command.value)
             elif type(command) is Release:
@@ -294,6 +307,7 @@ class _Drive:
                     self.log.release(command.key, command.by)
             elif type(command) is Abort:
                 self._fail(command, event)
+        return known
 
     def _tell_end(self, event: TaskFinished) -> None:
         value = self.executor.value_of(event.value)

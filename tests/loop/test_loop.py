@@ -39,6 +39,9 @@ class Bench:
     #: What the loop said, in order.
     heard: list = field(default_factory=list)
 
+    def begin(self, state, *, shows):
+        self.heard.append("begin")
+
     def submit(self, key, task, values, allowance):
         self.heard.append(("submit", key))
         self.submitted.append((key, task, values))
@@ -120,7 +123,7 @@ def test_a_whole_list_is_handled_before_it_is_flushed():
     run(bench, result=["sum"])
     calls = [each if type(each) is str else each[0] for each in bench.heard]
     assert calls == [
-        *("submit", "submit", "flush", "wait"),
+        *("begin", "submit", "submit", "flush", "wait"),
         *("release", "submit", "flush", "wait"),
         *("release", "release", "flush"),
     ]
@@ -187,7 +190,7 @@ def test_no_more_tasks_at_once_than_slots(slots, at_once):
 def test_slots_may_come_later():
     bench = Bench(slots=0, news=[SlotsChanged(2)])
     assert bench.values[run(bench)] == 10
-    assert bench.heard[:2] == ["flush", "wait"]
+    assert bench.heard[:3] == ["begin", "flush", "wait"]
 
 
 # ---- trouble

@@ -16,8 +16,10 @@ T = TypeVar("T")
 #: Seconds of work in a batch. A worker is given two of them ahead (`estimates.AHEAD`), so that it has
 #: something to do while the report of the first is read.
 _LENGTH = 0.002
+#: Seconds of work in one to which others were added that follow on its tasks.
+LONGEST = 2 * _LENGTH
 #: Tasks in a batch, at most.
-_MOST = 256
+MOST = 256
 
 
 def in_batches(tasks: Sequence[T], seconds: Sequence[float], workers: int) -> Iterator[Sequence[T]]:
@@ -32,7 +34,7 @@ def in_batches(tasks: Sequence[T], seconds: Sequence[float], workers: int) -> It
     workers
         How many workers there are for them.
     """
-    number = max(min(workers, len(tasks)), -int(-sum(seconds) // _LENGTH), -(-len(tasks) // _MOST))
+    number = max(min(workers, len(tasks)), -int(-sum(seconds) // _LENGTH), -(-len(tasks) // MOST))
     begin = 0
     for at in range(1, number + 1):
         end = len(tasks) * at // number

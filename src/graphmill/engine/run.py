@@ -18,6 +18,7 @@ import numpy as np
 
 from graphmill import config
 from graphmill.diagnostics.log import RunLog, Series
+from graphmill.engine.ahead import Ahead, finished, size
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.budget import Budget
 from graphmill.engine.crew import Crew, values_in
@@ -28,7 +29,7 @@ from graphmill.engine.packing import Packer
 from graphmill.engine.persisting import take_stored
 from graphmill.engine.rereading import Rereading
 from graphmill.engine.seats import Flight
-from graphmill.engine.sending import Sender, Task
+from graphmill.engine.sending import FOLLOWER_ALLOWANCE, Bundle, Sender, Task
 from graphmill.engine.shipping import Numbers
 from graphmill.engine.staying import find_targets, stays
 from graphmill.engine.stored import Shelf, Stored
@@ -40,7 +41,7 @@ from graphmill.memory.block import Encoded
 from graphmill.memory.heap import Heap
 from graphmill.order import order_graph
 from graphmill.order.raised import raised
-from graphmill.scheduler import Options, Selection
+from graphmill.scheduler import Options, Selection, State
 from graphmill.scheduler.estimates import QUICK, Estimates
 from graphmill.scheduler.events import (
     BudgetChanged,
@@ -119,6 +120,8 @@ class Run:
         self._priority: Priority
         self._budget: Budget
         self._sender = Sender(engine, self, terms)
+        #: Another takes its place once the run begins.
+        self._ahead = Ahead(State({}, {}), (), hash, lambda _: None, shows=False)
         self._submitted: list[Task] = []
         self._spills: list[tuple[Key, Any]] = []
         #: Bytes of results that are held.
@@ -231,9 +234,39 @@ class Run:
             self._engine.shelf.make_room(missing)
         return RoomChanged(limit.free, limit.capacity, self._budget.must_exceed(limit.capacity), stayed)
 
-    def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> None:
-        """Take on a task."""
+    def begin(self, state: State, *, shows: bool) -> None:
+        """Get to know which tasks wait for which."""
+        self._ahead = Ahead(state, self._results, self._priority, self._seconds_ahead, shows=shows)
+
+    def _seconds_ahead(self, key: Key) -> float | None:
+        """Tell how long a task takes that could go along with those that it waits for; None if it cannot."""
+        estimates = self._engine.estimates
+        seconds = estimates.seconds(key)
+        node = self._graph.tasks[key]
+        if (
+            seconds >= QUICK
+            or estimates.nbytes(key) != 0
+            or (estimates.taken(key) or 0) > FOLLOWER_ALLOWANCE
+            or key in self._terms.needs
+            or self._stays(key, node)
+            or key in self._graph.aliases
+            or key in self._readers
+            or not self._terms.may_go_with_others(key)
+        ):
+            return None
+        return seconds
+
+    def _stays(self, key: Key, node: Node) -> bool:
+        return key in self._terms.here or stays(key, node, self._graph, self._results)
+
+    def submit(self, key: Key, task: Node, values: dict[Key, Any], allowance: int | None) -> News | None:
+        """Take on a task; tell what became of it if it went along with others, and that is all."""
+        news = self._ahead.news(key)
+        if news is not None:
+            self._live += news.nbytes or 0
+            return news
         self._submitted.append(Task(key, task, values, allowance or 0))
+        return None
 
     def spill(self, key: Key, value: Any) -> None:
         """Have a value moved to disk."""
@@ -367,13 +400,17 @@ class Run:
 
     def _begin(self, task: Task) -> None:
         key, values = task.key, task.values
+        known = self._ahead.report(key)
+        if known is not None:
+            self._look_at_task(known[0], task, *known[1:])
+            return
         if key in self._graph.aliases:
             value = values[self._graph.aliases[key]]
             if type(value) is Encoded:
                 value = self._hold(Encoded(value.payload, value.extents, value.nbytes))
             self.inbox.append(TaskFinished(key, value))
             return
-        if key in self._terms.here or stays(key, task.node, self._graph, self._results):
+        if self._stays(key, task.node):
             self._here.add(task)
             return
         if key in self._readers:
@@ -396,7 +433,7 @@ class Run:
     def _begin_quick(self) -> None:
         """Give workers the quick tasks, several at a time."""
         quick, self._quick = self._quick, []
-        for what in self._sender.together(quick, self._limit):
+        for what in self._sender.together(quick, self._limit, self._graph.tasks, self._ahead):
             if isinstance(what, Task):
                 self._begin_alone(what)
             else:
@@ -431,18 +468,21 @@ class Run:
             self._look_at_task(flight, task, report, worker)
 
     def _look_at_batch(self, flight: Flight, batch: BatchReport, worker: int) -> None:
-        tasks: list[Task] = flight.about
-        inbox = self.inbox
+        bundle: Bundle = flight.about
+        tasks, followers = bundle
+        inbox, ends = self.inbox, list(zip(batch.outcomes, batch.seconds, strict=True))
         if self._log is not None and batch.outcomes:
-            keys = [task.key for task in tasks[: len(batch.outcomes)]]
-            sizes = [len(outcome) if isinstance(outcome, bytes) else None for outcome in batch.outcomes]
+            keys = [*[task.key for task in tasks], *followers][: len(ends)]
+            sizes = list(map(size, batch.outcomes))
             self._log.report_series(Series(keys, worker, batch.began, batch.seconds, sizes))
-        for task, outcome, seconds in zip(tasks, batch.outcomes, batch.seconds, strict=False):
-            if not isinstance(outcome, bytes):
+        for task, (outcome, seconds) in zip(tasks, ends, strict=False):
+            if isinstance(outcome, Report):
                 self._look_at_task(flight, task, outcome._replace(seconds=seconds), worker)
-                continue
-            nbytes = len(outcome)
-            inbox.append(TaskFinished(task.key, Encoded(outcome, (), nbytes), nbytes, worker, seconds, 0))
+            elif outcome is not None:
+                inbox.append(finished(task.key, outcome, worker, seconds))
+        for key, (outcome, seconds) in zip(followers, ends[len(tasks) :], strict=False):
+            if outcome is not None:
+                self._ahead.keep(key, outcome, flight, worker, seconds)
         if not self.cancelled:
             for task in tasks[len(batch.outcomes) :]:
                 self._begin_alone(task)
@@ -479,7 +519,7 @@ class Run:
         if isinstance(flight.job, Batch):
             # Whichever it was that the worker died of: run by itself, it shows.
             if not self.cancelled:
-                for task in flight.about:
+                for task in flight.about.tasks:
                     self._begin_alone(task)
             return
         task, node = flight.about
@@ -508,6 +548,8 @@ class Run:
             self._shown.clear()
             while self._arrived:
                 self._drop_report(self._arrived.popleft()[1])
+            for report in self._ahead.left():
+                self._drop_report(report)
             for value in self._held.values():
                 self._engine.blocks.let_go(value)
             self._held.clear()

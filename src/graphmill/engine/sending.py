@@ -5,11 +5,12 @@ Knows what a task is given, and how it travels. Must not know which worker gets 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from graphmill.engine.batches import in_batches
+from graphmill.engine.ahead import Ahead
+from graphmill.engine.batches import LONGEST, MOST, in_batches
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.limit import Limit
 from graphmill.engine.recipes import Call
@@ -24,6 +25,9 @@ from graphmill.scheduler.estimates import QUICK, Estimates
 from graphmill.types import Key, Node
 from graphmill.workers.work import Batch, Job, Shipped
 
+#: Bytes that a task may take that goes along with others: those that give little are let do so.
+FOLLOWER_ALLOWANCE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -34,6 +38,14 @@ class Task:
     values: dict[Key, Any]
     #: Bytes that it may take.
     allowance: int
+
+
+class Bundle(NamedTuple):
+    """What one batch consists of, in this order."""
+
+    tasks: list[Task]
+    #: Tasks that nobody has asked for yet, and that need what those give.
+    followers: list[Key]
 
 
 class Host(Protocol):
@@ -97,8 +109,10 @@ class Sender:
         about = task, node
         return Flight(self._client, job, functions, self.shipper.packed, expected, extents, about, limit)
 
-    def together(self, quick: list[tuple[Task, float]], workers: int) -> Iterator[Flight | Task]:
-        """Pack quick tasks, several at a time, for so many workers.
+    def together(
+        self, quick: list[tuple[Task, float]], workers: int, nodes: Mapping[Key, Node], ahead: Ahead
+    ) -> Iterator[Flight | Task]:
+        """Pack quick tasks, several at a time, for so many workers, with others that follow on them.
 
         Parameters
         ----------
@@ -106,67 +120,52 @@ class Sender:
             The tasks, and how many seconds each is expected to take.
         workers
             How many there are to run them.
+        nodes
+            The nodes of the graph.
+        ahead
+            Knows which others could follow.
 
         Yields
         ------
         Flight or Task
             A batch, or a task that has to go by itself.
         """
-        for part in in_batches(quick, [seconds for _, seconds in quick], workers):
-            nodes, functions = self.shipper.ship_small([task.node for task, _ in part])
-            batch: list[Task] = []
-            packed: list[tuple[Any, ...]] = []
-            extents: tuple[Extent, ...] = ()
-            expected = 0.0
-            for (task, seconds), node in zip(part, nodes, strict=True):
-                keys = node.keys if type(node) is Call else tuple(task.values)
-                given = None if node is None else self._inputs_of(task, keys)
-                if node is None or given is None:
-                    yield task
-                    continue
-                inputs, more, lie = given
-                batch.append(task)
-                expected += seconds
-                if type(node) is Call:
-                    packed.append((node.recipe, node.leaves, inputs, task.allowance))
+        parts = list(in_batches(quick, [seconds for _, seconds in quick], workers))
+        for part in parts:
+            spare = LONGEST - sum([seconds for _, seconds in part])
+            keys = [task.key for task, _ in part]
+            more = list(
+                ahead.followers(keys, spare, MOST - len(part), in_line=len(parts) < workers)
+                if len(part) < MOST
+                else ()
+            )
+            packed, functions = self.shipper.ship_small(
+                [*[task.node for task, _ in part], *[nodes[key] for key, _ in more]]
+            )
+            packing = _Packing(self._encoded, functions)
+            for (task, seconds), call in zip(part, packed, strict=False):
+                if packing.add(task.key, call, task.values, task.values, task.allowance, seconds):
+                    packing.tasks.append(task)
                 else:
-                    packed.append((node, keys, inputs, task.allowance))
-                functions += more
-                extents += lie
-            if batch:
-                job = Batch(self._engine.numbers.next(), *zip(*packed, strict=True))
-                self._engine.limit.read_back += self._engine.blocks.bytes_on_disk(extents)
-                yield Flight(self._client, job, functions, self.shipper.packed, expected, extents, batch)
+                    yield task
+            if not packing.tasks:
+                continue
+            for (key, seconds), call in zip(more, packed[len(part) :], strict=True):
+                needs, values = ahead.inputs(key)
+                if packing.add(key, call, needs, values, FOLLOWER_ALLOWANCE, seconds):
+                    packing.followers.append(key)
+            yield self._flight(packing, ahead)
 
-    def _inputs_of(
-        self, task: Task, keys: tuple[Key, ...]
-    ) -> tuple[tuple[Shipped | bytes, ...], tuple[int, ...], tuple[Extent, ...]] | None:
-        """Get the inputs of a task as a batch has them, the functions in them, and where they lie.
-
-        None if they cannot be packed, or `keys`, which are in their order, are not those of the inputs.
-        """
-        inputs: list[Shipped | bytes] = []
-        functions: tuple[int, ...] = ()
-        lie: tuple[Extent, ...] = ()
-        values = task.values
-        if len(keys) != len(values):
-            return None
-        for key in keys:
-            if key not in values:
-                return None
-            encoded = values[key]
-            if type(encoded) is not Encoded:
-                try:
-                    encoded, more = self._encoded(key, encoded)
-                except EncodeError:
-                    return None
-                functions += more
-            if encoded.extents:
-                inputs.append(Shipped(encoded.payload, encoded.extents))
-                lie += encoded.extents
-            else:
-                inputs.append(encoded.payload)
-        return tuple(inputs), functions, lie
+    def _flight(self, packing: _Packing, ahead: Ahead) -> Flight:
+        engine, followers = self._engine, packing.followers
+        inner = ahead.inner(packing.places, set(followers)) if followers else ()
+        number = engine.numbers.next()
+        calls, leaves, inputs, allowances = zip(*packing.packed, strict=True)
+        job = Batch(number, calls, leaves, inputs, allowances, len(followers), inner)
+        engine.limit.read_back += engine.blocks.bytes_on_disk(packing.extents)
+        bundle = Bundle(packing.tasks, followers)
+        expected, extents = packing.expected, tuple(packing.extents)
+        return Flight(self._client, job, packing.functions, self.shipper.packed, expected, extents, bundle)
 
     def _encoded(self, key: Key, value: Any) -> tuple[Encoded, tuple[int, ...]]:
         """Get an input as it travels, and the functions in it; what this process has is packed only once."""
@@ -189,3 +188,102 @@ class Sender:
         """Let go of everything; may be called again."""
         self._data.clear()
         self.shipper.close()
+
+
+class _Packing:
+    """A batch that is being put together.
+
+    Parameters
+    ----------
+    encode
+        Gives a value as it travels, and the functions in it.
+    functions
+        That its nodes refer to.
+    """
+
+    __slots__ = ("_encode", "expected", "extents", "followers", "functions", "packed", "places", "tasks")
+
+    def __init__(
+        self,
+        encode: Callable[[Key, Any], tuple[Encoded, tuple[int, ...]]],
+        functions: tuple[int, ...],
+    ) -> None:
+        self._encode = encode
+        self.functions = functions
+        self.tasks: list[Task] = []
+        self.followers: list[Key] = []
+        self.packed: list[tuple[Any, ...]] = []
+        #: Where each task stands in it.
+        self.places: dict[Key, int] = {}
+        self.extents: list[Extent] = []
+        self.expected = 0.0
+
+    def add(
+        self,
+        key: Key,
+        call: Call | bytes | None,
+        needs: Collection[Key],
+        values: Mapping[Key, Any],
+        allowance: int,
+        seconds: float,
+    ) -> bool:
+        """Add a task; False if it cannot be packed, or what it needs is neither in `values` nor in the batch.
+
+        Parameters
+        ----------
+        key
+            The task.
+        call
+            Its node, packed.
+        needs
+            The keys of its inputs.
+        values
+            Those that are there.
+        allowance
+            Bytes that it may take.
+        seconds
+            How long it is expected to take.
+        """
+        if call is None:
+            return False
+        keys = call.keys if type(call) is Call else tuple(needs)
+        found = self._inputs(keys, values) if len(keys) == len(needs) else None
+        if found is None:
+            return False
+        inputs, functions, extents = found
+        if type(call) is Call:
+            self.packed.append((call.recipe, call.leaves, inputs, allowance))
+        else:
+            self.packed.append((call, keys, inputs, allowance))
+        self.places[key] = len(self.places)
+        self.functions += functions
+        self.extents += extents
+        self.expected += seconds
+        return True
+
+    def _inputs(
+        self, keys: tuple[Key, ...], values: Mapping[Key, Any]
+    ) -> tuple[tuple[Shipped | bytes | int, ...], tuple[int, ...], list[Extent]] | None:
+        """Get inputs as a batch has them, the functions in them, and where they lie."""
+        inputs: list[Shipped | bytes | int] = []
+        functions: tuple[int, ...] = ()
+        extents: list[Extent] = []
+        for key in keys:
+            if key not in values:
+                if key not in self.places:
+                    return None
+                inputs.append(self.places[key])
+                continue
+            encoded = values[key]
+            if type(encoded) is not Encoded:
+                try:
+                    encoded, more = self._encode(key, encoded)
+                except EncodeError:
+                    return None
+                functions += more
+            if encoded.extents:
+                inputs.append(Shipped(encoded.payload, encoded.extents))
+                extents += encoded.extents
+            else:
+                inputs.append(encoded.payload)
+        return tuple(inputs), functions, extents

@@ -42,7 +42,7 @@ class Job(NamedTuple):
 class Batch(NamedTuple):
     """Quick tasks, to be run one after the other, and reported together.
 
-    Each field but the first has one item for each task: so they pickle in a third of the time.
+    Fields in the plural have one item for each task: so they pickle in a third of the time.
     """
 
     #: Its number, never used again; jobs have other ones.
@@ -52,10 +52,15 @@ class Batch(NamedTuple):
     #: For a recipe, what is the task's own besides its inputs, pickled where tasks might change it or see
     #: that it is shared; for a node, the keys of its inputs.
     leaves: tuple[tuple[Any, ...] | bytes, ...]
-    #: Its inputs; those without large buffers as their payload alone.
-    inputs: tuple[tuple[Shipped | bytes, ...], ...]
+    #: Its inputs; those without large buffers as their payload alone, and the number of an earlier task for
+    #: what that gives.
+    inputs: tuple[tuple[Shipped | bytes | int, ...], ...]
     #: The most bytes that it may take besides its inputs.
     allowances: tuple[int, ...]
+    #: How many of them, the last, need what others in the batch give.
+    followers: int = 0
+    #: Tasks whose results nobody needs but so many others in the batch.
+    inner: tuple[tuple[int, int], ...] = ()
 
     @property
     def quick(self) -> bool:
@@ -176,8 +181,9 @@ class BatchReport(NamedTuple):
     #: Its number.
     number: int
     #: What became of each task, in their order: the payload of a result without large buffers, where nothing
-    #: else is to be told, or a report. Tasks that are missing at the end were not begun.
-    outcomes: tuple[bytes | Report, ...] = ()
+    #: else is to be told; its length, if it was for tasks of the batch alone, and they are done; or a report.
+    #: None for one that could not follow the others. Tasks that are missing at the end were not begun.
+    outcomes: tuple[bytes | int | Report | None, ...] = ()
     #: How long each took, in seconds.
     seconds: tuple[float, ...] = ()
     #: When the first began, by the worker's performance counter, in seconds.
