@@ -19,9 +19,11 @@ from graphmill.graph import read_graph
 from graphmill.local import get_sync
 from graphmill.order import order_graph
 from graphmill.scheduler import start_state
+from graphmill.scheduler.estimates import Estimates
 from graphmill.workers.work import Batch
 
-BIG = 200_000
+#: As many numbers lie in shared memory, and are no more than a task that goes along may take.
+BIG = 100_000
 
 # ---- which tasks go along
 
@@ -135,6 +137,12 @@ def batches(quick, monkeypatch):
     return found
 
 
+@pytest.fixture
+def all_small(monkeypatch):
+    """Large results do not keep others of their kind from going along."""
+    monkeypatch.setattr(Estimates, "nbytes", lambda self, key: 0)
+
+
 def test_a_chain_takes_few_messages_and_its_values_stay_where_they_are(quick, batches):
     news = []
     keep = Ahead.keep
@@ -209,7 +217,7 @@ def test_a_failed_task_that_went_along_is_run_again_for_a_debugger(quick):
     assert any("run again in this process" in note for note in caught.value.__notes__)
 
 
-def test_large_values_and_warnings_of_tasks_that_go_along(quick, batches):
+def test_large_values_and_warnings_of_tasks_that_go_along(quick, batches, all_small):
     tasks = [(nothing, 5), (large, At(0)), (one_more, At(1)), (total, At(2))]
     tasks += [(nothing, 1), (warns, At(4)), (one_more, At(5)), (add, At(3), At(6))]
     with pytest.warns(UserWarning, match="seven"):
@@ -253,16 +261,33 @@ def test_writes_of_tasks_that_go_along_arrive(quick):
         assert (target == -2).all()
 
 
-def test_nothing_is_left_of_a_run_that_is_stopped_with_tasks_ahead(quick):
+@pytest.mark.parametrize("way", ["large", "warns", "fails"])
+def test_a_task_that_has_more_to_tell_runs_once(quick, batches, all_small, tmp_path, way):
+    log = tmp_path / "log"
+    tasks = [(nothing, 1), (noting_and, str(log), way, At(0))]
+    if way == "fails":
+        with pytest.raises(ZeroDivisionError):
+            quick(tasks)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quick(tasks)
+    assert log.read_text() == "1\n"
+    assert sum(batch.followers for batch in batches) == 1
+
+
+def test_nothing_is_left_of_a_run_that_is_stopped_with_tasks_ahead(quick, batches, all_small):
     engine = quick.engine
     before = engine.memory().live
-    dsk = {("quick", i): (nothing, i) for i in range(40)}
-    dsk |= {("quick", i): (large, ("quick", i - 40)) for i in range(40, 80)}
-    dsk["end"] = (fails, [("quick", i) for i in range(40)])
+    dsk = {("quick", i): (nothing, i) for i in range(80)}
+    dsk |= {("quick", i): (large, ("quick", i - 80)) for i in range(80, 160)}
+    # Told before those that went along are asked for.
+    dsk |= {("quick", i): (fails, i) for i in range(0, 80, 20)}
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            engine.get(dsk, ["end", *[("quick", i) for i in range(40, 80)]])
+            engine.get(dsk, [("quick", i) for i in range(160)])
     assert engine.memory().live == before
+    assert sum(batch.followers for batch in batches) > 10
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -298,6 +323,11 @@ def noting(path, number, *_):
 
 def no_noting(path, number, *_):
     return number
+
+
+def noting_and(path, way, x):
+    noting(path, x)
+    return {"large": large, "warns": warns, "fails": fails}[way](x)
 
 
 def make_list():
