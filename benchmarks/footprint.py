@@ -46,8 +46,8 @@ ARENA = re.compile(r".*/graphmill-\d+-\d+-\d+(?: \(deleted\))?")
 ANY = re.compile(r".*", re.DOTALL)
 PRIVATE = re.compile(rb"^Pss_Anon:\s+(\d+) kB", re.MULTILINE)
 
-#: What a process that has just ended answers to questions about it.
-GONE = (FileNotFoundError, ProcessLookupError)
+#: What a process that has just ended answers to questions about it; to root, it still tells some of it.
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)

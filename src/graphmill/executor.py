@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cloudpickle
 
@@ -89,7 +89,7 @@ class Executor(concurrent.futures.Executor):
 
     def __init__(
         self,
-        num_workers: int | None = None,
+        num_workers: int | Literal["auto"] | None = None,
         *,
         memory_limit: float | str | None = None,
         warm_limit: float | str | None = None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from graphmill import config
+from graphmill.config.settings import AUTO
 from graphmill.engine.requirements import temporary_folder, usable_folder
 from graphmill.engine.terms import RETRIES, checked_resources, checked_retries, checked_timeout
 from graphmill.errors import ConfigError
@@ -31,6 +32,8 @@ class Choices:
     memory_limit: int
     #: How many workers there are at first.
     num_workers: int
+    #: Whether there may be fewer while memory is short, as nobody has asked for so many.
+    adapts: bool
     #: How many bytes of idle pages are kept at least.
     warm_limit: int
     #: Where files are that stand in for shared memory.
@@ -68,7 +71,7 @@ class Choices:
             If a value cannot be used.
         """
         limit = memory_limit_of(chosen("memory_limit", memory_limit))
-        num_workers = chosen("num_workers", num_workers)
+        num_workers = None if num_workers == AUTO else chosen("num_workers", num_workers)
         workers = workers_for(limit) if num_workers is None else checked(num_workers)
         warm = bytes_of("warm_limit", chosen("warm_limit", warm_limit))
         spill = chosen("spill_folder", spill_folder)
@@ -76,6 +79,7 @@ class Choices:
         return cls(
             memory_limit=limit,
             num_workers=workers,
+            adapts=num_workers is None,
             warm_limit=WARM_PER_WORKER * workers if warm is None else warm,
             folder=usable_folder(temporary_folder() if folder is None else folder),
             spill_folder=default_folder() if spill is None else checked_folder(Path(spill)),

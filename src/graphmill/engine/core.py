@@ -11,16 +11,18 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import ref
 
 from graphmill import config
 from graphmill.diagnostics.recorder import MOST_TASKS, Recorder
 from graphmill.diagnostics.watch import Glance, Watcher, begin_log
 from graphmill.engine import open_engines
+from graphmill.engine.adapting import Adapting
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.choices import Choices, checked
 from graphmill.engine.crew import STOP_LIMIT, Crew
@@ -59,9 +61,10 @@ class Engine:
 
     Parameters
     ----------
-    num_workers : int, optional
-        How many; by default as many as there are CPUs for this process, but no more than leaves each the
-        memory that the setting `memory_per_worker` says.
+    num_workers : int or "auto", optional
+        How many; by default, or by ``"auto"``, as many as there are CPUs for this process, but no more than
+        leaves each the memory that the setting `memory_per_worker` says. Then workers for whose tasks there
+        is no memory end after two seconds, and come back when there is.
     memory_limit : int or str, optional
         How much memory all of it may take: the arenas, the workers and this process together. Bytes,
         ``"4GB"``, or ``"60%"`` of what there is for this process; by default 80%.
@@ -107,7 +110,7 @@ class Engine:
 
     def __init__(
         self,
-        num_workers: int | None = None,
+        num_workers: int | Literal["auto"] | None = None,
         *,
         memory_limit: float | str | None = None,
         warm_limit: float | str | None = None,
@@ -135,6 +138,8 @@ class Engine:
         self.memory_limit = choices.memory_limit
         #: How many workers there are.
         self.num_workers = choices.num_workers
+        #: Decides on that; None where somebody has said how many.
+        self._adapting = Adapting(self.num_workers) if choices.adapts else None
         #: Where blocks go when memory is short; None if there is no place.
         self.spill_folder = choices.spill_folder
         #: How often a task is run again whose worker has died.
@@ -380,13 +385,35 @@ class Engine:
             If it is closed.
         """
         checked(num_workers)
+        self._adapting = None  # now somebody has said a number
         self._start()
+        self._have_workers(num_workers)
+
+    def _have_workers(self, num_workers: int) -> None:
         with self.access():
             self.crew.scale(num_workers)
             self.num_workers = num_workers
             for run in self._running:
                 run.scale(num_workers)
         self.wake()
+
+    def adapt(self, idle: int, *, plenty: bool) -> None:
+        """Have fewer workers while memory is short, and more again, unless somebody has said how many.
+
+        Parameters
+        ----------
+        idle
+            How many have nothing to do, though tasks wait.
+        plenty
+            Whether most memory is free.
+        """
+        if self._adapting is None or len(self._running) > 1:
+            return
+        before = self.num_workers
+        number = self._adapting.look(time.monotonic(), before, idle, plenty=plenty)
+        if number != before:
+            logger.info("%d workers instead of %d, for the memory there is", number, before)
+            self._have_workers(number)
 
     def bytes_taken(self) -> int:
         """Tell how much memory all of it takes, in bytes, by a look not long ago; 0 once it is closed."""
@@ -549,11 +576,19 @@ class Engine:
         finally:
             self._running.remove(run)
             run.close()
+            self._have_all_workers()
             values.clear()  # as the graph, in `Run.close`
             if log is not None:
                 log.end()
             if self.pool.failed:
                 self.close()  # no other graph could run on it either
+
+    def _have_all_workers(self) -> None:
+        """Have those back that had to end while memory was short: the next graph may be another."""
+        if self._adapting is None or self._running or self.closed or self.pool.failed:
+            return
+        if self.num_workers < self._adapting.most:
+            self._have_workers(self._adapting.most)
 
     # ---- what runs need
 

@@ -84,6 +84,9 @@ class Host(Protocol):
     def look(self) -> None:
         """Take in what has happened, without waiting."""
 
+    def adapt(self, idle: int, *, plenty: bool) -> None:
+        """Take note of how many workers have nothing to do though tasks wait, and of memory."""
+
     def stop(self, run: Run) -> None:
         """Stop the tasks of a run."""
 
@@ -331,8 +334,11 @@ class Run:
             elif not self._arrived and not self.inbox:
                 began, idle = time.perf_counter(), self._limit - self._engine.crew.busy if ready else 0
                 self._engine.wait(self)
-                if idle > 0 and self._has_plenty():
+                plenty = self._has_plenty()
+                if idle > 0 and plenty:
                     self._budget.idle(idle * (time.perf_counter() - began))
+                if ready and not self._terms.needs:
+                    self._engine.adapt(idle, plenty=plenty)
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
