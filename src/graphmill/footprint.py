@@ -194,6 +194,10 @@ class PrivateMemory:
         }
         return sum(self.last.values())
 
+    def as_last(self, pid: int, nbytes: int) -> int:
+        """Tell what `last` would have for a process that itself has found so many bytes."""
+        return max(0, nbytes - self._shared.get(pid, 0))
+
     def _learn(self, pids: list[int]) -> None:
         """Look exactly at processes that are new, and at one more if it is time."""
         if pids != self._known:

@@ -202,7 +202,7 @@ def test_a_limit_below_what_the_program_has():
 
 @pytest.mark.parametrize(("capacity", "advice"), [(0, "fewer workers"), (30 * MB, "smaller chunks")])
 def test_what_is_advised_depends_on_what_takes_the_memory(capacity, advice):
-    limit = SimpleNamespace(capacity=capacity, private=100 * MB, nbytes=100 * MB + capacity)
+    limit = SimpleNamespace(capacity=capacity, at_rest=100 * MB, nbytes=100 * MB + capacity)
     assert advice in run._too_big("x", 40 * MB, limit)
 
 
@@ -218,7 +218,7 @@ def test_what_is_advised_depends_on_what_takes_the_memory(capacity, advice):
 )
 def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
     blocks = SimpleNamespace(warm_limit=128 * MB, warm=0, resident=resident, occupied=lambda: resident)
-    crew = SimpleNamespace(warm_limit=64 * MB, warm=0, size=2)
+    crew = SimpleNamespace(warm_limit=64 * MB, warm=0, size=2, at_work=list)
     limit = Limit(1000 * MB, list, blocks, crew)
     limit.given = given
     limit.keep_warm_or_not()
@@ -230,7 +230,7 @@ def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
 
 def test_what_processes_will_have_that_are_yet_to_start_is_kept_for_them():
     blocks = SimpleNamespace(warm_limit=0, warm=0, resident=0, occupied=lambda: 0)
-    crew, pids = SimpleNamespace(warm_limit=0, warm=0, size=4), [os.getpid()]
+    crew, pids = SimpleNamespace(warm_limit=0, warm=0, size=4, at_work=list), [os.getpid()]
     limit = Limit(1000 * MB, lambda: pids, blocks, crew)
     limit.look()
     own = limit.private
@@ -240,6 +240,27 @@ def test_what_processes_will_have_that_are_yet_to_start_is_kept_for_them():
     crew.size = -1
     limit.look(again=True)
     assert limit.capacity == 1000 * MB - limit.private
+
+
+def test_what_a_job_has_for_itself_counts_once():
+    blocks = SimpleNamespace(warm_limit=0, warm=0, resident=0, occupied=lambda: 0)
+    own = os.getpid()
+    crew = SimpleNamespace(warm_limit=0, warm=0, size=-1, at_work=list)
+    limit = Limit(10_000 * MB, lambda: [own], blocks, crew)
+    limit.look()
+    before = limit.private
+    held = np.ones(200 * MB // 8)  # larger than what goes through shared memory, were this a worker
+    crew.at_work = lambda: [(own, before)]
+    limit.look(again=True)
+    assert limit.private >= before + held.nbytes
+    assert limit.capacity == pytest.approx(10_000 * MB - before, abs=20 * MB)
+    assert limit.free == pytest.approx(10_000 * MB - before - held.nbytes, abs=20 * MB)
+    limit.given = 300 * MB
+    assert limit.free == pytest.approx(10_000 * MB - before - limit.given, abs=20 * MB)
+    crew.at_work = list  # done, and it still has it
+    limit.given = 0
+    limit.look(again=True)
+    assert limit.capacity == limit.free == 10_000 * MB - limit.private
 
 
 def hold_in_a_cycle(nbytes, more):

@@ -298,14 +298,23 @@ def test_what_a_task_could_have_is_what_is_there_once_it_has_ended():
     assert again.allowance >= 30 * MB
 
 
-@pytest.mark.parametrize(("limit", "at_once"), [(300, 3), (150, 2), (100, 1), (20, 1)])
-def test_where_there_is_little_the_first_of_a_kind_run_one_by_one(limit, at_once):
+@pytest.mark.parametrize(("limit", "at_once"), [(1600, 3), (1100, 2), (800, 1), (20, 1)])
+def test_where_there_is_little_the_first_task_is_alone(limit, at_once):
     keys = [(0, i) for i in range(4)]
     world = make(dict.fromkeys(keys, (task, 1)), keys, limit=limit, outputs=[4], slots=3)
     world.tell(SlotsChanged(3))
     assert len(world.running) == at_once
     world.end(min(world.running))
     assert len(world.running) == 3, "it is known now that they need little"
+
+
+@pytest.mark.parametrize(("largest", "at_once"), [(10, 3), (200, 2), (400, 1)])
+def test_what_is_not_known_is_expected_to_be_as_large_as_what_was(largest, at_once):
+    keys = [("known", 0), *[("new", i) for i in range(4)]]
+    world = make(dict.fromkeys(keys, (task, 1)), keys, limit=500, outputs={"known": 1, "new": 1}, slots=3)
+    (first,) = world.scheduler.handle(SlotsChanged(3))
+    told = world.scheduler.handle(TaskFinished(first.key, "a value", MB, taken=largest * MB))
+    assert len([command for command in told if isinstance(command, Run)]) == at_once
 
 
 def test_for_what_nothing_is_known_of_nothing_goes_to_disk():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing.process import current_process
 from pathlib import Path
 from typing import Any
@@ -267,6 +267,14 @@ class Crew:
         """Bytes of idle pages that workers keep."""
         return sum([seat.warm for seat in self._seats])
 
+    def at_work(self) -> Iterator[tuple[int, int]]:
+        """Give the processes that have something to do, and the private memory that each had before it."""
+        for seat in self._seats:
+            if seat.flights and seat.private:
+                pid = self._pool.pid(seat.number)
+                if pid is not None:
+                    yield pid, seat.private
+
     @property
     def size(self) -> int:
         """How many workers there are to be."""
@@ -331,6 +339,8 @@ class Crew:
             return
         seat.remove(flight)
         seat.warm = report.warm
+        if isinstance(report, Report) and report.private:
+            seat.private = report.private
         seat.since = None
         for value in values_in(report):
             self._blocks.hold(value.extents)

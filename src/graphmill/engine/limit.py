@@ -83,6 +83,8 @@ class Limit:
         self._looked = 0.0
         #: Private memory of all processes when it was last looked at.
         self.private = 0
+        #: What of it workers have for the jobs that they are at, and give back when those are done.
+        self._for_jobs = 0
         #: What those will have that are yet to start, beside those that have.
         self._to_come = 0
         #: What jobs under way may take.
@@ -101,9 +103,14 @@ class Limit:
             return
         self._looked = now
         self.private = self._processes.sample()
+        last = self._processes.last
+        self._for_jobs = sum(
+            max(0, last.get(pid, 0) - self._processes.as_last(pid, before))
+            for pid, before in self._crew.at_work()
+        )
         # The caller's, the template, and workers: what runs first would else have what they need.
-        missing = self._crew.size + 2 - len(self._processes.last)
-        own = self._processes.last.get(os.getpid(), 0)
+        missing = self._crew.size + 2 - len(last)
+        own = last.get(os.getpid(), 0)
         self._to_come = max(0, missing) * min(_TO_COME, own // 2)
         self.peak = max(self.peak, self.private + self._blocks.occupied())
 
@@ -114,13 +121,19 @@ class Limit:
     @property
     def capacity(self) -> int:
         """Bytes that a task could have if it were alone, and all results on disk."""
-        return max(0, self.nbytes - self.private - self._to_come)
+        return max(0, self.nbytes - self.at_rest - self._to_come)
+
+    @property
+    def at_rest(self) -> int:
+        """Bytes of private memory that processes have beside what jobs under way take."""
+        return self.private - self._for_jobs
 
     @property
     def free(self) -> int:
         """Bytes that are left for tasks that start now; negative if there are too few already."""
-        taken = self.private + self._to_come + self._blocks.resident + self.warm
-        return self.nbytes - taken - self.given
+        taken = self.at_rest + self._to_come + self._blocks.resident + self.warm
+        # What jobs have for themselves is part of what they were given: counted twice, others would wait.
+        return self.nbytes - taken - max(self.given, self._for_jobs)
 
     @property
     def warm(self) -> int:
@@ -130,7 +143,7 @@ class Limit:
     def keep_warm_or_not(self) -> None:
         """Have idle pages given back while memory is short."""
         # What jobs may take is mostly more than they do.
-        unused = self.free + self.given
+        unused = self.nbytes - self.private - self._to_come - self._blocks.resident - self.warm
         short = unused * _SHORT < self.nbytes * (2 if self._is_short else 1)
         if short != self._is_short:
             self._is_short = short

@@ -200,7 +200,7 @@ class Run:
         limit = self._engine.limit
         if not limit.capacity:
             raise MemoryLimitError(
-                f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.private)} "
+                f"The memory limit is {megabytes(limit.nbytes)}; processes take {megabytes(limit.at_rest)} "
                 "of it already: choose a larger memory_limit, or let go of arrays of this program"
             )
         again = Rereading(graph, targets.elsewhere, estimates, self._engine.blocks)
@@ -575,20 +575,20 @@ class Run:
 def _too_big(key: Key, need: int, limit: Limit) -> str:
     if not limit.capacity:
         return (
-            f"There is no memory for the task {key!r}: processes alone take {megabytes(limit.private)}, and "
+            f"There is no memory for the task {key!r}: processes alone take {megabytes(limit.at_rest)}, and "
             f"the memory limit is {megabytes(limit.nbytes)}. Use a larger memory_limit, or fewer workers."
         )
     return (
         f"The task {key!r} needs {megabytes(need)} or more besides its inputs. All that it could have is "
         f"{megabytes(limit.capacity)}: the memory limit is {megabytes(limit.nbytes)}, and processes take "
-        f"{megabytes(limit.private)} of it. Use smaller chunks, or a larger memory_limit."
+        f"{megabytes(limit.at_rest)} of it. Use smaller chunks, or a larger memory_limit."
     )
 
 
 def _too_big_result(nbytes: int, limit: Limit) -> str:
     return (
         f"The result has {megabytes(nbytes)}, and there is room for {megabytes(limit.capacity)}: the memory "
-        f"limit is {megabytes(limit.nbytes)}, and processes take {megabytes(limit.private)} of it. Store it "
+        f"limit is {megabytes(limit.nbytes)}, and processes take {megabytes(limit.at_rest)} of it. Store it "
         "in parts, with to_zarr or store, or reduce it further before compute()."
     )
 

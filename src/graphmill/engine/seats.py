@@ -91,6 +91,8 @@ class Seat:
     settings: bytes | None = None
     #: How many bytes of idle pages it has.
     warm: int = 0
+    #: How many bytes of private memory its process had after the last job that was not quick; 0 before one.
+    private: int = 0
     #: How many bytes of idle pages it may keep, as far as it knows.
     warm_limit: int = 0
     #: Whether its process was ended on purpose.
@@ -142,5 +144,5 @@ class Seat:
             self.claims.close()
         self.own = self.overflow = self.since = self.claims = None
         self.load = 0.0
-        self.long = self.warm = 0
+        self.long = self.warm = self.private = 0
         return flights

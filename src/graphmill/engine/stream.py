@@ -403,7 +403,7 @@ class Stream:
         error = MemoryLimitError(
             f"{order.name} needs {megabytes(report.refused)} or more besides its arguments. All "
             f"that it could have is {megabytes(limit.capacity)}: the memory limit is "
-            f"{megabytes(limit.nbytes)}, and processes take {megabytes(limit.private)} of it. Pass smaller "
+            f"{megabytes(limit.nbytes)}, and processes take {megabytes(limit.at_rest)} of it. Pass smaller "
             "arrays, or choose a larger memory_limit."
         )
         ends.append(_End(order.future, _raising(error)))

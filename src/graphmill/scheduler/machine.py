@@ -264,7 +264,7 @@ class Scheduler:
         state.cache[key] = event.value
         if self.ledger is not None:
             self.ledger.finish(key, event.nbytes)
-            self.room.end(key, self.ledger.expected(key))
+            self.room.end(key, self.ledger.expected(key), event.taken)
         if self._estimates is not None and self._estimates.learn(
             key, event.seconds, event.nbytes, event.taken
         ):

@@ -26,8 +26,10 @@ _HEADROOM = 32
 #: more: what is set aside and not taken has others wait, or puts values on disk, for nothing.
 _SPARE = 4
 _LEAST_SPARE = 256 << 10
-#: What a task is expected to take of whose kind, and inputs, nothing is known: half of a chunk as Dask makes
-#: them by default. Where there is not that much for each worker, the first of a kind run one by one.
+#: What a task is expected to take of whose kind, and inputs, nothing is known, before any has ended: four of
+#: the chunks that Dask makes by default. Where there is not that much for each worker, the first is alone.
+_AT_FIRST = 512 << 20
+#: The least of it afterwards, when it is as much as the largest took: half of a chunk.
 _UNKNOWN = 64 << 20
 #: How often a task is tried alone that there should be enough memory for.
 _TRIES_ALONE = 3
@@ -58,10 +60,12 @@ class Room:
     found: dict[Key, int] = field(default_factory=dict)
     #: The most that `capacity` has been.
     most: int = 0
+    #: The most that a task of the run has taken; None before the first has ended.
+    largest: int | None = None
     #: How often tasks have failed for want of memory though they were alone.
     alone: dict[Key, int] = field(default_factory=dict)
 
-    def need(self, key: Key, sizes: Mapping[Key, int], state: State, unknown: int = _UNKNOWN) -> int:
+    def need(self, key: Key, sizes: Mapping[Key, int], state: State, unknown: int | None = None) -> int:
         """Get how many bytes a task is expected to take besides its inputs.
 
         Parameters
@@ -73,7 +77,8 @@ class Room:
         state
             What has run, and what each task needs.
         unknown
-            What to expect where nothing is known of its kind, nor of its inputs; at most what there is.
+            What to expect where nothing is known of its kind, nor of its inputs; at most what there is. By
+            default what others have taken.
         """
         known = self._known(key)
         if known is None:
@@ -83,7 +88,11 @@ class Room:
         if known is None:
             # Most tasks return what is no larger than their inputs.
             known = max([sizes[dep] for dep in state.dependencies[key] if dep in sizes], default=None)
-        return min(unknown, self.capacity) if known is None else known
+        if known is not None:
+            return known
+        if unknown is None:
+            unknown = _AT_FIRST if self.largest is None else max(_UNKNOWN, self.largest)
+        return min(unknown, self.capacity)
 
     def _known(self, key: Key) -> int | None:
         """Get what a task has asked for, or others of its kind have taken."""
@@ -123,8 +132,10 @@ class Room:
         self.alone[key] = self.alone.get(key, 0) + 1
         return need <= self.most and self.alone[key] < _TRIES_ALONE
 
-    def end(self, key: Key, nbytes: int) -> None:
-        """Take back what a task was given, but for its output."""
+    def end(self, key: Key, nbytes: int, taken: int | None = None) -> None:
+        """Take back what a task was given, but for its output; take note of what it took, if it is known."""
+        if taken is not None:
+            self.largest = max(taken, self.largest or 0)
         if self.free is not None:
             self.free += self.given.pop(key, nbytes) - nbytes
 

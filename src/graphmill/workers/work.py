@@ -168,6 +168,9 @@ class Report(NamedTuple):
     refused: int = 0
     #: Bytes of its arenas' pages that the worker keeps for the next job.
     warm: int = 0
+    #: Bytes of private memory that it has now that the job is done, with what it shares with other processes;
+    #: 0 where that was not looked at.
+    private: int = 0
     #: Blocks that the worker now looks at beyond its jobs, and no more.
     pinned: tuple[BlockId, ...] = ()
     unpinned: tuple[BlockId, ...] = ()

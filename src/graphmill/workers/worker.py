@@ -212,7 +212,7 @@ class Worker:
         report = self._run_job(job)
         if not job.quick:
             private = max(self._count_private(), self._peak.take())
-            report = report._replace(taken=report.taken + private)
+            report = report._replace(taken=report.taken + private, private=self._private)
         pinned, unpinned = self._tidy()
         return report._replace(
             began=begin,
