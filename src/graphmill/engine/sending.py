@@ -134,11 +134,7 @@ class Sender:
         for part in parts:
             spare = LONGEST - sum([seconds for _, seconds in part])
             keys = [task.key for task, _ in part]
-            more = list(
-                ahead.followers(keys, spare, MOST - len(part), in_line=len(parts) < workers)
-                if len(part) < MOST
-                else ()
-            )
+            more = list(ahead.followers(keys, spare, MOST - len(part), in_line=len(parts) < workers))
             packed, functions = self.shipper.ship_small(
                 [*[task.node for task, _ in part], *[nodes[key] for key, _ in more]]
             )
