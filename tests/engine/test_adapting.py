@@ -10,36 +10,45 @@ from graphmill.engine.adapting import CAUTION, PATIENCE, Adapting
 
 def looks(made, times, workers, idle, *, plenty):
     """What it says at each of these times."""
-    return [made.look(now, workers, idle, plenty=plenty) for now in times]
+    return [made.look(now, workers, idle, waiting=True, plenty=plenty) for now in times]
 
 
 class TestDecisions:
     def test_workers_that_memory_keeps_idle_end_after_a_while(self):
         made = Adapting(8)
         assert looks(made, [0, 1, 1.9], 8, 3, plenty=False) == [8, 8, 8]
-        assert made.look(PATIENCE, 8, 5, plenty=False) == 5  # three were idle all the time
+        assert made.look(PATIENCE, 8, 5, waiting=True, plenty=False) == 5  # three were idle all the time
 
     def test_time_in_which_all_had_something_to_do_counts_anew(self):
         made = Adapting(8)
         looks(made, [0, 1.5], 8, 3, plenty=False)
-        assert made.look(1.6, 8, 0, plenty=False) == 8
+        assert made.look(1.6, 8, 0, waiting=True, plenty=False) == 8
         assert looks(made, [1.7, 3.5], 8, 3, plenty=False) == [8, 8]
-        assert made.look(3.8, 8, 3, plenty=False) == 5
+        assert made.look(3.8, 8, 3, waiting=True, plenty=False) == 5
 
     def test_workers_that_something_else_keeps_idle_stay(self):
         made = Adapting(8)
         assert looks(made, range(20), 8, 3, plenty=True) == [8] * 20
 
+    def test_time_in_which_no_task_waited_counts_anew(self):
+        made = Adapting(8)
+        assert made.look(0, 8, 3, waiting=True, plenty=False) == 8
+        assert made.look(1, 8, 8, waiting=False, plenty=False) == 8
+        assert made.is_calm
+        assert looks(made, [50, 51], 8, 3, plenty=False) == [8, 8]
+        made.forget()
+        assert looks(made, [100, 101], 8, 3, plenty=False) == [8, 8]
+
     def test_one_stays(self):
         made = Adapting(2)
-        made.look(0, 2, 2, plenty=False)
-        assert made.look(PATIENCE, 2, 2, plenty=False) == 1
+        made.look(0, 2, 2, waiting=True, plenty=False)
+        assert made.look(PATIENCE, 2, 2, waiting=True, plenty=False) == 1
         assert looks(made, [3, 6, 9], 1, 1, plenty=False) == [1, 1, 1]
 
     def test_they_come_back_when_there_is_plenty_for_them(self):
         made = Adapting(8)
         assert looks(made, [0, CAUTION / 2], 3, 0, plenty=True) == [3, 3]
-        assert made.look(CAUTION, 3, 0, plenty=True) == 6
+        assert made.look(CAUTION, 3, 0, waiting=True, plenty=True) == 6
         assert looks(made, [2, 2 + CAUTION], 6, 0, plenty=True) == [6, 8]
         assert looks(made, range(5, 20), 8, 0, plenty=True) == [8] * 15
 
@@ -47,11 +56,11 @@ class TestDecisions:
         made, now = Adapting(2), 0.0
         waits = []
         for _ in range(4):
-            made.look(now, 2, 1, plenty=False)
+            made.look(now, 2, 1, waiting=True, plenty=False)
             now += PATIENCE
-            assert made.look(now, 2, 1, plenty=False) == 1
+            assert made.look(now, 2, 1, waiting=True, plenty=False) == 1
             began = now
-            while made.look(now, 1, 0, plenty=True) == 1:
+            while made.look(now, 1, 0, waiting=True, plenty=True) == 1:
                 now += CAUTION / 8
             waits.append(now - began)
         assert waits[0] == CAUTION

@@ -15,6 +15,8 @@ import pytest
 
 from graphmill.callbacks import Callback
 from graphmill.engine.ahead import Ahead
+from graphmill.engine.run import Run
+from graphmill.errors import WorkerDied
 from graphmill.graph import read_graph
 from graphmill.local import get_sync
 from graphmill.order import order_graph
@@ -251,6 +253,36 @@ def test_a_worker_that_dies_of_a_task_that_went_along(quick, tmp_path):
     assert quick(chain) == 3
 
 
+def test_a_task_that_always_kills_its_worker_kills_few(quick, tmp_path):
+    log = tmp_path / "log"
+    chain = [
+        (nothing, 1),
+        *[(noting, str(log), i, At(i)) for i in range(60)],
+        (always_kills, str(log), At(60)),
+    ]
+    with pytest.raises(WorkerDied, match=r"\('quick', 61\)"):
+        quick(chain)
+    counted = Counter(log.read_text().split())
+    assert counted.pop("killed") == 5  # once with the others, then by itself, and three times again
+    assert max(counted.values()) <= 2, "what went along with it does so no more"
+
+
+def test_a_batch_whose_tasks_take_long_ends_early(quick, batches, monkeypatch):
+    told = []
+    look_at = Run._look_at_batch
+
+    def noted(self, flight, batch, worker):
+        told.append((len(batch.outcomes), len(flight.job.calls)))
+        look_at(self, flight, batch, worker)
+
+    monkeypatch.setattr(Run, "_look_at_batch", noted)
+    n = 40
+    tasks = [(nothing, i) for i in range(n)] + [(slow, At(i)) for i in range(n)]
+    assert quick(tasks, *range(n, 2 * n)) == tuple(range(n))
+    assert any(done < given for done, given in told)
+    assert sum(batch.followers for batch in batches) > 10
+
+
 def test_writes_of_tasks_that_go_along_arrive(quick):
     da = pytest.importorskip("dask.array")
     target = np.zeros(400)
@@ -373,6 +405,18 @@ def killed_once(path, x):
         Path(path).touch()
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(10)
+    return x
+
+
+def always_kills(path, x):
+    with open(path, "a") as file:  # noqa: PTH123 - one write
+        file.write("killed\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(10)
+
+
+def slow(x):
+    time.sleep(0.03)
     return x
 
 

@@ -39,8 +39,17 @@ class Adapting:
     _caution: float = CAUTION
     _started: float | None = None
 
-    def look(self, now: float, workers: int, idle: int, *, plenty: bool) -> int:
-        """Say how many workers there should be; asked while tasks wait to be begun.
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing is being watched."""
+        return self._idle_since is None and self._plenty_since is None
+
+    def forget(self) -> None:
+        """Begin to watch anew."""
+        self._idle_since = self._plenty_since = None
+
+    def look(self, now: float, workers: int, idle: int, *, waiting: bool, plenty: bool) -> int:
+        """Say how many workers there should be.
 
         Parameters
         ----------
@@ -50,9 +59,14 @@ class Adapting:
             How many there are.
         idle
             How many of them have nothing to do.
+        waiting
+            Whether there are tasks that could be begun.
         plenty
             Whether most memory is free.
         """
+        if not waiting:
+            self.forget()
+            return workers
         if plenty or not idle:
             self._idle_since = None
         elif self._idle_since is None:

@@ -9,7 +9,7 @@ A value that only tasks in the same batch need never leaves their worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from graphmill.engine.seats import Flight
@@ -57,6 +57,8 @@ class Ahead:
         #: Of tasks that were run, and are yet to be asked for.
         self._news: dict[Key, TaskFinished] = {}
         self._reports: dict[Key, tuple[Flight, Report, int]] = {}
+        #: Tasks that a worker may have died of.
+        self._suspects: set[Key] = set()
 
     def followers(
         self, tasks: Collection[Key], seconds: float, most: int, *, in_line: bool
@@ -92,7 +94,7 @@ class Ahead:
                 missing = waiting.get(user)
                 if user in inside or missing is None or len(missing) > _MOST or not missing <= inside:
                     continue
-                takes = self._seconds(user)
+                takes = None if user in self._suspects else self._seconds(user)
                 if takes is None:
                     continue
                 seconds -= takes
@@ -121,6 +123,14 @@ class Ahead:
         return needs, {dep: cache[dep] for dep in needs if dep in cache}
 
     # ---- what became of them
+
+    def suspect(self, keys: Iterable[Key]) -> None:
+        """Take note that a worker died when it had tasks that went along: they do so no more."""
+        self._suspects.update(keys)
+
+    def is_suspect(self, key: Key) -> bool:
+        """Tell whether a task must be by itself, so that it shows whether its worker dies of it."""
+        return key in self._suspects
 
     def keep(
         self, key: Key, outcome: bytes | int | Report, flight: Flight, worker: int, seconds: float

@@ -385,35 +385,45 @@ class Engine:
             If it is closed.
         """
         checked(num_workers)
-        self._adapting = None  # now somebody has said a number
         self._start()
-        self._have_workers(num_workers)
-
-    def _have_workers(self, num_workers: int) -> None:
         with self.access():
-            self.crew.scale(num_workers)
-            self.num_workers = num_workers
-            for run in self._running:
-                run.scale(num_workers)
+            self._adapting = None  # now somebody has said a number
+            self._have_workers(num_workers)
         self.wake()
 
-    def adapt(self, idle: int, *, plenty: bool) -> None:
+    def _have_workers(self, num_workers: int) -> None:
+        """Change the number; with access."""
+        self.crew.scale(num_workers)
+        self.num_workers = num_workers
+        for run in list(self._running):  # another thread's may just end
+            run.scale(num_workers)
+
+    def adapt(self, idle: int, *, waiting: bool, plenty: bool) -> None:
         """Have fewer workers while memory is short, and more again, unless somebody has said how many.
 
         Parameters
         ----------
         idle
-            How many have nothing to do, though tasks wait.
+            How many have nothing to do.
+        waiting
+            Whether tasks wait for them, or for memory.
         plenty
             Whether most memory is free.
         """
-        if self._adapting is None or len(self._running) > 1:
+        adapting, number = self._adapting, self.num_workers
+        if adapting is None or (adapting.is_calm and not idle and number >= adapting.most):
             return
-        before = self.num_workers
-        number = self._adapting.look(time.monotonic(), before, idle, plenty=plenty)
-        if number != before:
+        with self.access():
+            before, adapting = self.num_workers, self._adapting
+            if adapting is None:
+                return
+            waiting = waiting and len(self._running) == 1
+            number = adapting.look(time.monotonic(), before, idle, waiting=waiting, plenty=plenty)
+            if number == before:
+                return
             logger.info("%d workers instead of %d, for the memory there is", number, before)
             self._have_workers(number)
+        self.wake()
 
     def bytes_taken(self) -> int:
         """Tell how much memory all of it takes, in bytes, by a look not long ago; 0 once it is closed."""
@@ -558,10 +568,10 @@ class Engine:
         choices, log = self._choices, begin_log(self, self.watchers)
         graph = as_mapping(dsk)
         terms = Terms.of(dsk, graph, choices.retries, choices.task_timeout, choices.resources)
-        run = Run(self, min(most, self.num_workers), terms, log)
-        run.most = most
         values: dict[Any, Any] = dict(cache or {})
         with self.access():
+            run = Run(self, min(most, self.num_workers), terms, log)
+            run.most = most
             self._running.append(run)
         try:
             with self._resources_lock if terms.needs else contextlib.nullcontext():
@@ -576,19 +586,29 @@ class Engine:
         finally:
             self._running.remove(run)
             run.close()
-            self._have_all_workers()
             values.clear()  # as the graph, in `Run.close`
             if log is not None:
                 log.end()
             if self.pool.failed:
                 self.close()  # no other graph could run on it either
+            else:
+                self._have_all_workers()
 
     def _have_all_workers(self) -> None:
         """Have those back that had to end while memory was short: the next graph may be another."""
-        if self._adapting is None or self._running or self.closed or self.pool.failed:
+        adapting = self._adapting
+        if adapting is None:
             return
-        if self.num_workers < self._adapting.most:
-            self._have_workers(self._adapting.most)
+        try:
+            with self.access():
+                if self._adapting is not adapting or self._running:
+                    return
+                adapting.forget()
+                if self.num_workers < adapting.most:
+                    self._have_workers(adapting.most)
+        except (EngineClosed, PoolError) as error:
+            # The graph has its result, or an error of its own; who uses the engine next is told.
+            logger.info("there are no more workers: %s", error)
 
     # ---- what runs need
 

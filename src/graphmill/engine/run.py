@@ -84,8 +84,8 @@ class Host(Protocol):
     def look(self) -> None:
         """Take in what has happened, without waiting."""
 
-    def adapt(self, idle: int, *, plenty: bool) -> None:
-        """Take note of how many workers have nothing to do though tasks wait, and of memory."""
+    def adapt(self, idle: int, *, waiting: bool, plenty: bool) -> None:
+        """Take note of how many workers have nothing to do, of tasks that wait, and of memory."""
 
     def stop(self, run: Run) -> None:
         """Stop the tasks of a run."""
@@ -337,8 +337,7 @@ class Run:
                 plenty = self._has_plenty()
                 if idle > 0 and plenty:
                     self._budget.idle(idle * (time.perf_counter() - began))
-                if ready and not self._terms.needs:
-                    self._engine.adapt(idle, plenty=plenty)
+                self._engine.adapt(idle, waiting=ready > 0 and not self._terms.needs, plenty=plenty)
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
@@ -423,7 +422,7 @@ class Run:
             self._here.keep(task, StaysError("it reads from an object that lives here"))
             return
         seconds = self._engine.estimates.seconds(key)
-        if seconds < QUICK and self._terms.may_go_with_others(key):
+        if seconds < QUICK and self._terms.may_go_with_others(key) and not self._ahead.is_suspect(key):
             self._quick.append((task, seconds))
         else:
             self._begin_alone(task)
@@ -524,6 +523,7 @@ class Run:
         """Take in that a worker died while it ran a job."""
         if isinstance(flight.job, Batch):
             # Whichever it was that the worker died of: run by itself, it shows.
+            self._ahead.suspect(flight.about.followers)
             if not self.cancelled:
                 for task in flight.about.tasks:
                     self._begin_alone(task)

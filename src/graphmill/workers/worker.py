@@ -53,6 +53,9 @@ from graphmill.workers.work import (
 _WORTH_TRIMMING = 4 << 20
 #: Seconds after which reports are sent, though more jobs are at hand, and messages are looked for.
 _PAUSE = 0.001
+#: Seconds after which a batch ends, whatever is left of it: its tasks take longer than they should, and
+#: others have to wait for what it tells.
+_TOO_LONG = 0.05
 #: Seconds without anything to do after which idle pages go back, beyond those that are always kept.
 _REST = 2.0
 #: So many bytes of them at a time, as a message may come meanwhile.
@@ -245,7 +248,7 @@ class Worker:
             end = time.perf_counter()
             outcomes.append(outcome)
             seconds.append(end - begin)
-            if self._interrupted:
+            if self._interrupted or end - first > _TOO_LONG:
                 break
         _keep_back(batch, outcomes)
         pinned, unpinned = self._tidy()
