@@ -63,7 +63,7 @@ class Executor(concurrent.futures.Executor):
 
     Parameters
     ----------
-    num_workers : int, optional
+    num_workers : int or "auto", optional
         How many processes; by default as many as there are CPUs for this process.
     memory_limit, warm_limit, folder, spill_folder, spill_limit : optional
         As for `Engine`.

@@ -145,7 +145,7 @@ def all_small(monkeypatch):
     monkeypatch.setattr(Estimates, "nbytes", lambda self, key: 0)
 
 
-def test_a_chain_takes_few_messages_and_its_values_stay_where_they_are(quick, batches):
+def test_a_chain_takes_few_messages_and_its_values_stay_where_they_are(quick, batches, monkeypatch):
     news = []
     keep = Ahead.keep
 
@@ -153,11 +153,8 @@ def test_a_chain_takes_few_messages_and_its_values_stay_where_they_are(quick, ba
         news.append(outcome)
         keep(self, key, outcome, *rest)
 
-    Ahead.keep = noted
-    try:
-        assert quick([(nothing, 7), *[(one_more, At(i)) for i in range(400)]]) == 407
-    finally:
-        Ahead.keep = keep
+    monkeypatch.setattr(Ahead, "keep", noted)
+    assert quick([(nothing, 7), *[(one_more, At(i)) for i in range(400)]]) == 407
     assert len(batches) < 100
     assert sum(batch.followers for batch in batches) > 300
     assert sum(isinstance(outcome, int) for outcome in news) > 200

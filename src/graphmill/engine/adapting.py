@@ -35,7 +35,7 @@ class Adapting:
     _idle: int = 0
     #: Since when there has been plenty of memory for tasks that wait; None while there is not.
     _plenty_since: float | None = None
-    #: How long there has to be, and when workers last ended.
+    #: How long there has to be, and when workers were last started, if none have ended since.
     _caution: float = CAUTION
     _started: float | None = None
 

@@ -398,7 +398,7 @@ class Engine:
         for run in list(self._running):  # another thread's may just end
             run.scale(num_workers)
 
-    def adapt(self, idle: int, *, waiting: bool, plenty: bool) -> None:
+    def adapt(self, idle: int, *, waiting: bool, has_plenty: Callable[[], bool]) -> None:
         """Have fewer workers while memory is short, and more again, unless somebody has said how many.
 
         Parameters
@@ -407,8 +407,8 @@ class Engine:
             How many have nothing to do.
         waiting
             Whether tasks wait for them, or for memory.
-        plenty
-            Whether most memory is free.
+        has_plenty
+            Tells whether most memory is free; asked only where it matters.
         """
         adapting, number = self._adapting, self.num_workers
         if adapting is None or (adapting.is_calm and not idle and number >= adapting.most):
@@ -418,7 +418,7 @@ class Engine:
             if adapting is None:
                 return
             waiting = waiting and len(self._running) == 1
-            number = adapting.look(time.monotonic(), before, idle, waiting=waiting, plenty=plenty)
+            number = adapting.look(time.monotonic(), before, idle, waiting=waiting, plenty=has_plenty())
             if number == before:
                 return
             logger.info("%d workers instead of %d, for the memory there is", number, before)

@@ -131,9 +131,13 @@ class Limit:
     @property
     def free(self) -> int:
         """Bytes that are left for tasks that start now; negative if there are too few already."""
-        taken = self.at_rest + self._to_come + self._blocks.resident + self.warm
         # What jobs have for themselves is part of what they were given: counted twice, others would wait.
-        return self.nbytes - taken - max(self.given, self._for_jobs)
+        return self._beside_jobs - max(self.given, self._for_jobs)
+
+    @property
+    def _beside_jobs(self) -> int:
+        """Bytes that there are for jobs, those that are under way among them."""
+        return self.nbytes - self.at_rest - self._to_come - self._blocks.resident - self.warm
 
     @property
     def warm(self) -> int:
@@ -143,7 +147,7 @@ class Limit:
     def keep_warm_or_not(self) -> None:
         """Have idle pages given back while memory is short."""
         # What jobs may take is mostly more than they do.
-        unused = self.nbytes - self.private - self._to_come - self._blocks.resident - self.warm
+        unused = self._beside_jobs - self._for_jobs
         short = unused * _SHORT < self.nbytes * (2 if self._is_short else 1)
         if short != self._is_short:
             self._is_short = short

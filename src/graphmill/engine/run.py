@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from math import inf
 from typing import Any, Protocol
@@ -84,7 +84,7 @@ class Host(Protocol):
     def look(self) -> None:
         """Take in what has happened, without waiting."""
 
-    def adapt(self, idle: int, *, waiting: bool, plenty: bool) -> None:
+    def adapt(self, idle: int, *, waiting: bool, has_plenty: Callable[[], bool]) -> None:
         """Take note of how many workers have nothing to do, of tasks that wait, and of memory."""
 
     def stop(self, run: Run) -> None:
@@ -334,10 +334,10 @@ class Run:
             elif not self._arrived and not self.inbox:
                 began, idle = time.perf_counter(), self._limit - self._engine.crew.busy if ready else 0
                 self._engine.wait(self)
-                plenty = self._has_plenty()
-                if idle > 0 and plenty:
+                if idle > 0 and self._has_plenty():
                     self._budget.idle(idle * (time.perf_counter() - began))
-                self._engine.adapt(idle, waiting=ready > 0 and not self._terms.needs, plenty=plenty)
+                waiting = ready > 0 and not self._terms.needs
+                self._engine.adapt(idle, waiting=waiting, has_plenty=self._has_plenty)
             with self._engine.access():
                 while self._arrived:
                     self._look_at(*self._arrived.popleft())
@@ -407,7 +407,8 @@ class Run:
         key, values = task.key, task.values
         known = self._ahead.report(key)
         if known is not None:
-            self._look_at_task(known[0], task, *known[1:])
+            flight, report, worker = known
+            self._look_at_task(flight, task, report, worker)
             return
         if key in self._graph.aliases:
             value = values[self._graph.aliases[key]]
