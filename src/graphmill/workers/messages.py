@@ -58,6 +58,8 @@ class Prepare:
     setup: bytes
     #: Modules to import beforehand, so that workers share their pages.
     preload: tuple[str, ...]
+    #: Libraries that these must not load before they are used.
+    deferred: tuple[str, ...]
     #: The parent's `sys.argv`.
     argv: tuple[str, ...]
     #: How many workers there may be at a time.

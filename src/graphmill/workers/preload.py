@@ -6,8 +6,11 @@ Decides only: what is told to it comes from the template, by way of the pool.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Final
+
+from graphmill.workers.deferred import without_need
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +76,11 @@ class Preloads:
     ----------
     left_out : dict of str to str
         Those that are not imported, or could not be, and why.
+    deferred : tuple of str
+        Those that are loaded here, but are not to be loaded before they are used.
     """
 
-    __slots__ = ("_importing", "_names", "_planned", "left_out")
+    __slots__ = ("_importing", "_names", "_planned", "deferred", "left_out")
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
         self._names = None if names is None else tuple(names)
@@ -84,21 +89,23 @@ class Preloads:
         #: What it imports now.
         self._importing: str | None = None
         self.left_out: dict[str, str] = {}
+        self.deferred: tuple[str, ...] = ()
 
-    def plan(self, loaded: Collection[str], *, nothing: bool = False) -> tuple[str, ...]:
+    def plan(self, loaded: Mapping[str, ModuleType], *, nothing: bool = False) -> tuple[str, ...]:
         """Choose what a new template should import.
 
         Parameters
         ----------
-        loaded : collection of str
-            The modules that this process has loaded.
+        loaded : mapping of str to module
+            The modules that this process has loaded, by name.
         nothing : bool, optional
             Whether it should import none, since all else has failed.
         """
         if self._names is not None:
             wanted: Sequence[str] = self._names
         else:
-            wanted = [name for name in LIBRARIES if name in loaded]
+            self.deferred = without_need(loaded)
+            wanted = [name for name in LIBRARIES if name in loaded and name not in self.deferred]
         for name in _start_threads.intersection(wanted):
             self.left_out.setdefault(name, STARTS_THREAD)
         self._importing = None

@@ -34,6 +34,7 @@ from graphmill.errors import PoolError
 from graphmill.workers import leftovers
 from graphmill.workers.channel import DescriptorChannel
 from graphmill.workers.child import FAILURE, Child, Serve, flush_output, lead_group
+from graphmill.workers.deferred import deferring
 from graphmill.workers.messages import (
     AllEnded,
     EndWorkers,
@@ -268,7 +269,7 @@ class Template:
             self._give_up(Failed(traceback.format_exc()))
             return
         self._imports.threads = count_threads()
-        with self._hearing_the_end():
+        with self._hearing_the_end(), deferring(plan.deferred):
             for name in plan.preload:
                 if os.getppid() != plan.parent:
                     raise _Unwanted  # nobody is left to import it for, and there is to be cleaned up

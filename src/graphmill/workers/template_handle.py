@@ -145,6 +145,7 @@ class TemplateHandle:
             serve=self._serve,
             setup=self._setup,
             preload=self.preloads.plan(sys.modules, nothing=last_attempt),
+            deferred=self.preloads.deferred,
             argv=tuple(getattr(sys, "argv", ())),
             workers=self._num_workers,
         )
