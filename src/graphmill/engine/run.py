@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import inf
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from graphmill.engine.rereading import Rereading
 from graphmill.engine.seats import Flight
 from graphmill.engine.sending import FOLLOWER_ALLOWANCE, Bundle, Sender, Task
 from graphmill.engine.shipping import Numbers
+from graphmill.engine.slicing import cut, index_of
 from graphmill.engine.staying import find_targets, stays
 from graphmill.engine.stored import Shelf, Stored
 from graphmill.engine.terms import Terms
@@ -61,6 +62,8 @@ logger = logging.getLogger("graphmill")
 
 #: One part of the memory that tasks can have, in so many, is kept free of values that nobody needs now.
 _KEPT_FREE = 4
+#: Parts of blocks lie where the blocks do while those take no more than one part in so many of that memory.
+_MUCH = 4
 
 
 class Host(Protocol):
@@ -125,6 +128,8 @@ class Run:
         self._sender = Sender(engine, self, terms)
         #: Another takes its place once the run begins.
         self._ahead = Ahead(State({}, {}), (), hash, lambda _: None, shows=False)
+        #: For each task, those that need its result.
+        self._dependents: Mapping[Key, Collection[Key]] = {}
         self._submitted: list[Task] = []
         self._spills: list[tuple[Key, Any]] = []
         #: Bytes of results that are held.
@@ -239,6 +244,7 @@ class Run:
 
     def begin(self, state: State, *, shows: bool) -> None:
         """Get to know which tasks wait for which."""
+        self._dependents = state.dependents
         self._ahead = Ahead(state, self._results, self._priority, self._seconds_ahead, shows=shows)
 
     def _seconds_ahead(self, key: Key) -> float | None:
@@ -422,11 +428,40 @@ class Run:
         if key in self._readers:
             self._here.keep(task, StaysError("it reads from an object that lives here"))
             return
+        if (part := self._cut(task)) is not None:
+            self.inbox.append(TaskFinished(key, self._hold(part), part.nbytes))
+            return
         seconds = self._engine.estimates.seconds(key)
         if seconds < QUICK and self._terms.may_go_with_others(key) and not self._ahead.is_suspect(key):
             self._quick.append((task, seconds))
         else:
             self._begin_alone(task)
+
+    def _cut(self, task: Task) -> Encoded | None:
+        """Describe the result of a task that only cuts a block, if it may lie where that does; else None.
+
+        The block stays for as long as any part of it is needed. So it is done where parts make up most of
+        it, or where it stays anyway, and only while there is plenty of memory.
+        """
+        index = index_of(task.node)
+        if index is None or task.key in self._results:
+            return None  # the caller may have it for long
+        [source] = task.node.dependencies
+        value = task.values[source]
+        stays = type(value) is Stored or source in self._results
+        value = value.encoded if type(value) is Stored else value
+        blocks, limit = self._engine.blocks, self._engine.limit
+        if (
+            type(value) is not Encoded
+            or not blocks.in_memory(value.extents)
+            or _MUCH * blocks.resident > limit.capacity
+            or self._budget.must_exceed(limit.capacity)
+        ):
+            return None
+        part = cut(value, index)
+        if part is None or stays or 2 * part.nbytes * len(self._dependents[source]) >= value.nbytes:
+            return part
+        return None
 
     def _begin_alone(self, task: Task) -> None:
         try:
