@@ -1,5 +1,6 @@
 """A Dask cluster whose workers run their tasks in graphmill's processes."""
 
+import operator
 import os
 import signal
 import subprocess
@@ -118,6 +119,27 @@ def test_rechunk_between_workers(client):
     with dask.config.set({"array.rechunk.method": "p2p"}):
         found = x.rechunk((800, 50)).compute()
     np.testing.assert_array_equal(found, x.compute(scheduler="sync"))
+
+
+def test_parts_of_arrays_are_not_copied(client):
+    def live():
+        return sum(memory.live for memory in engines(client).values())
+
+    until(lambda: live() < N)
+    x = client.submit(np.arange, N, dtype=float)
+    distributed.wait(x)
+    until(lambda: live() >= 8 * N)
+    quarter = N // 4
+    parts = client.map(operator.getitem, [x] * 4, [slice(n * quarter, (n + 1) * quarter) for n in range(4)])
+    assert sum(client.gather(client.map(np.sum, parts))) == np.arange(N, dtype=float).sum()
+    assert live() < 9 * N
+    small = client.submit(operator.getitem, x, slice(0, N // 20))
+    assert client.submit(np.sum, small).result() == np.arange(N // 20, dtype=float).sum()
+    assert live() >= 8.4 * N  # one that was copied, so that the array can go
+    with pytest.raises(IndexError, match="out of bounds"):
+        client.submit(operator.getitem, x, N).result()
+    del x
+    assert client.submit(np.max, parts[3]).result() == N - 1
 
 
 def test_errors_come_as_they_were_raised(client):

@@ -32,6 +32,12 @@ def cluster():
         yield made
 
 
+def has_been_imported(module):
+    import sys
+
+    return module in sys.modules
+
+
 def test_a_worker_and_a_script_that_uses_it(cluster, environment, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -55,6 +61,9 @@ def test_a_worker_and_a_script_that_uses_it(cluster, environment, tmp_path):
             client.wait_for_workers(1, timeout=LIMIT)
             (info,) = cluster.scheduler.workers.values()
             assert (info.nthreads, info.name, info.memory_limit) == (2, "here", 10**9)
+            # Shared between its processes, so that not each has to import it: that takes 60 MB and 0.5 s.
+            assert client.submit(has_been_imported, "dask.array").result()
+            assert not client.submit(has_been_imported, "pandas").result()
         done = subprocess.run(
             [*COMMAND, "run", "--cluster", address, script, "given"],
             env=environment,

@@ -8,6 +8,8 @@ engine run them, and share memory. ``dask worker --preload graphmill.distributed
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import logging
 from typing import Any
 
@@ -69,7 +71,7 @@ class GraphmillPlugin(WorkerPlugin):
             limit = int(manager.memory_limit * _SHARE)
         engine = Engine(num_workers, memory_limit=limit, **self._settings)
         try:
-            await asyncio.to_thread(engine.start)
+            await asyncio.to_thread(_start, engine)
         except BaseException:
             engine.close()
             raise
@@ -93,6 +95,13 @@ class GraphmillPlugin(WorkerPlugin):
         worker.memory_manager.data = worker.state.data = dict(data)
         del worker.monitor.get_process_memory
         await asyncio.to_thread(executor.shutdown, wait=True)
+
+
+def _start(engine: Engine) -> None:
+    """Start an engine, with what most tasks need: a Dask worker has that only once the first one comes."""
+    with contextlib.suppress(ImportError):  # as its own dependencies may be missing
+        importlib.import_module("dask.array")
+    engine.start()
 
 
 async def dask_setup(worker: Any) -> None:

@@ -10,12 +10,14 @@ from functools import partial
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 
+import numpy as np
 from distributed import worker as dask_worker
 from distributed.core import error_message
 
 from graphmill.distributed.data import SharedData
 from graphmill.engine import Engine
 from graphmill.engine.futures import Future
+from graphmill.engine.slicing import index_of
 from graphmill.errors import EncodeError
 from graphmill.executor import Executor
 from graphmill.loop import reraise
@@ -25,6 +27,10 @@ _RUN_TASK: Any = dask_worker._run_task_simple  # noqa: SLF001 - what a worker ca
 _RUN_IN_THREAD: Any = dask_worker._run_task  # noqa: SLF001 - what it runs in threads instead
 #: How the names of distributed's modules begin.
 _DISTRIBUTED = ("distributed.", "dask.distributed.")
+#: Parts of arrays lie where those do while all takes no more than one part in so many of the memory.
+_MUCH = 2
+#: Arrays below so many bytes are cut by tasks.
+_SMALL = 64 << 10
 #: How many arguments of a task are looked at.
 _LOOKED_AT = 16
 
@@ -65,11 +71,39 @@ class TaskExecutor(concurrent.futures.Executor):
         if needs_worker(work[0]):
             self._run_here(future, work)
             return future
+        part = self._cut(work)
+        if part is not None:
+            future.set_result(_success(part, None, work[2]))
+            return future
         inputs = {key: self._data.reference(key, value) for key, value in work[1].items()}
         key = getattr(work[0], "key", None)
         call = self._processes.submit_named(key, f"the task {key!r}", run_task, work[0], inputs)
         call.add_done_callback(partial(self._on_done, future, work))
         return future
+
+    def _cut(self, work: _Work) -> Answer | None:
+        """Give the result of a task that only cuts an array in shared memory; None for any other.
+
+        It is a view, which keeps the whole array: so that is done where parts make up most of it, or a good
+        part, and only while there is plenty of memory. When another task needs it, it is found where it lies.
+        """
+        start, (task, inputs, _) = time.time(), work
+        index = index_of(task)
+        if index is None:
+            return None
+        [source] = inputs
+        whole, memory = self._data.shared(source), self._engine.limit
+        if type(whole) is not np.ndarray or _MUCH * self._engine.blocks.resident > memory.capacity:
+            return None
+        state = self._worker.state.tasks.get(source)
+        users = 1 if state is None else max(1, len(state.dependents))
+        try:
+            part = whole[index]
+        except (IndexError, TypeError, ValueError):
+            return None  # the task itself says what is wrong
+        if type(part) is not np.ndarray or not 2 * part.nbytes * users >= whole.nbytes >= _SMALL:
+            return None
+        return Answer(part, part.nbytes, np.ndarray, start, time.time())
 
     def _on_done(
         self,
