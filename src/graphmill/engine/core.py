@@ -54,6 +54,8 @@ logger = logging.getLogger("graphmill")
 
 #: Seconds that a killed worker may take to be gone.
 KILL_LIMIT = 5.0
+#: Seconds that idle workers may take to give memory back.
+REST_LIMIT = 1.0
 
 
 class Engine:
@@ -637,6 +639,12 @@ class Engine:
     def look(self) -> None:
         """Take in what has happened, without waiting."""
         self._turns.look()
+
+    def rest(self) -> None:
+        """Have idle workers give back memory that they have no use for, and wait until they have."""
+        with self.access():
+            self.crew.rest()
+        self._turns.wait_until(lambda: not self.crew.resting, REST_LIMIT)
 
     def stop(self, run: Client) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""

@@ -229,6 +229,7 @@ class Crew:
             functions=tuple(functions.items()),
             forgotten=tuple(seat.forgotten),
             warm_limit=self.warm_limit if self.warm_limit != seat.warm_limit else None,
+            rest=seat.resting,
             cancelled=tuple(seat.cancelled),
             claimed=seat.offer(),
             jobs=tuple([flight.job for flight in seat.jobs]),
@@ -266,6 +267,18 @@ class Crew:
     def warm(self) -> int:
         """Bytes of idle pages that workers keep."""
         return sum([seat.warm for seat in self._seats])
+
+    def rest(self) -> None:
+        """Have workers that have nothing to do give back all memory they have no use for; see `resting`."""
+        for seat in self._in_use:
+            if seat.is_idle and not seat.rested and seat.own is not None:
+                seat.resting = True
+                self._send(seat)
+
+    @property
+    def resting(self) -> bool:
+        """Whether any of them has not said yet that it has."""
+        return any(seat.resting for seat in self._seats)
 
     def at_work(self) -> Iterator[tuple[int, int]]:
         """Give the processes that have something to do, and the private memory that each had before it."""
@@ -355,6 +368,8 @@ class Crew:
 
     def _on_rested(self, seat: Seat, rested: Rested) -> None:
         seat.warm = rested.warm
+        if seat.resting:
+            seat.rested, seat.resting = not seat.flights, False
         for number in (seat.own, seat.overflow):
             if number is not None:
                 self._blocks.rested(number, rested.warm)

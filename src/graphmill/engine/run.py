@@ -87,6 +87,9 @@ class Host(Protocol):
     def look(self) -> None:
         """Take in what has happened, without waiting."""
 
+    def rest(self) -> None:
+        """Have idle workers give back memory that they have no use for, and wait until they have."""
+
     def adapt(self, idle: int, *, waiting: bool, has_plenty: Callable[[], bool]) -> None:
         """Take note of how many workers have nothing to do, of tasks that wait, and of memory."""
 
@@ -305,10 +308,19 @@ class Run:
             # What was shown cannot move while it is looked at, which shows once access ends.
             with self._engine.access():
                 self._shown.clear()
+        limit = self._engine.limit
+        alone = bool(spills and submitted and not self._given)
+        if alone := alone and not self._budget.must_exceed(limit.capacity):
+            # Before values go to disk, and come back, for what idle workers keep for the next task.
+            self._engine.rest()
         with self._engine.access():
             for key, value in released:
                 self._let_go(key, value)
-            stayed = tuple([key for key, value in spills if not self._move(key, value)])
+            missing = inf
+            if alone:
+                limit.look(again=True)
+                missing = sum([task.allowance for task in submitted]) - limit.free
+            stayed = self._move_all(spills, missing)
             for task in submitted:
                 self._given[task.key] = task.allowance
                 self._engine.limit.given += task.allowance
@@ -317,16 +329,27 @@ class Run:
             self._engine.crew.flush()
             self._room_then = self._room(stayed)
 
-    def _move(self, key: Key, value: Any) -> bool:
-        """Move a value to disk, if it is one that tasks gave; say whether nothing of it is in memory."""
+    def _move_all(self, spills: list[tuple[Key, Any]], missing: float) -> tuple[Key, ...]:
+        """Move values to disk until so many bytes have gone; give the keys of those that are in memory."""
+        blocks, stayed = self._engine.blocks, []
+        for key, value in spills:
+            before = blocks.resident
+            if missing > 0:
+                self._move(key, value)
+            missing -= before - blocks.resident
+            if type(value) is not Encoded or blocks.in_memory(value.extents):
+                stayed.append(key)
+        return tuple(stayed)
+
+    def _move(self, key: Key, value: Any) -> None:
+        """Move a value to disk, if it is one that tasks gave."""
         blocks = self._engine.blocks
         if id(value) not in self._held:
-            return False
+            return
         began = time.perf_counter()
         moved = blocks.spill(value)
         if moved and self._log is not None:
             self._log.moved(key, began, moved)
-        return not blocks.in_memory(value.extents)
 
     def wait(self, ready: int) -> Sequence[News]:
         """Wait until something has happened."""

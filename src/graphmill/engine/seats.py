@@ -95,6 +95,9 @@ class Seat:
     private: int = 0
     #: How many bytes of idle pages it may keep, as far as it knows.
     warm_limit: int = 0
+    #: Whether it has had no job since it gave back all memory that it has no use for, or is to do so now.
+    rested: bool = True
+    resting: bool = False
     #: Whether its process was ended on purpose.
     killed: bool = False
     #: Whether there is none, and none is wanted.
@@ -107,6 +110,7 @@ class Seat:
 
     def give(self, flight: Flight) -> None:
         """Have it do a job once it has done what it has."""
+        self.rested = False
         self.flights[flight.job.number] = flight
         self.load += flight.expected
         self.long += flight.may_be_long
@@ -144,5 +148,6 @@ class Seat:
             self.claims.close()
         self.own = self.overflow = self.since = self.claims = None
         self.load = 0.0
+        self.rested, self.resting = True, False
         self.long = self.warm = self.private = 0
         return flights

@@ -113,6 +113,8 @@ class Work(NamedTuple):
     forgotten: tuple[int, ...] = ()
     #: How many bytes of pages that nobody uses it may keep from now on; None if that has not changed.
     warm_limit: int | None = None
+    #: Whether it is to give back all memory that it has no use for now, and to say so.
+    rest: bool = False
     #: Jobs not to begin.
     cancelled: tuple[int, ...] = ()
     #: Jobs that the engine may take back: to be claimed before they are begun.
@@ -138,7 +140,7 @@ class Warned(NamedTuple):
 
 
 class Rested(NamedTuple):
-    """A worker has had nothing to do for some time, and has given idle pages back."""
+    """A worker has had nothing to do for some time, or was told to rest, and has given idle pages back."""
 
     #: Bytes of its arenas' pages that it still keeps for the next job.
     warm: int

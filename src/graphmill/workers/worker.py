@@ -197,6 +197,11 @@ class Worker:
             self._keep_to_limit()
             if not work.warm_limit:
                 self._trim()
+        if work.rest:
+            self._heap.forget_most()
+            self._heap.trim(self._heap.usage().warm)
+            self._trim()
+            self._channel.send(Rested(self._heap.usage().warm))
         shipped.add_functions(work.functions)
         shipped.forget_functions(work.forgotten)
         self._jobs.cancelled.update(work.cancelled)

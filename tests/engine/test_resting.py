@@ -1,0 +1,89 @@
+"""Idle workers give memory back before values go to disk for it."""
+
+import numpy as np
+
+from graphmill import Engine
+
+MB = 1 << 20
+
+
+def heavy(nbytes):
+    """Take memory, and give it back: the worker keeps its pages for the next task."""
+    return float(np.ones(nbytes // 8).sum())
+
+
+def test_workers_rest_when_they_are_told_to():
+    with Engine(2) as engine:
+        engine.get(dict.fromkeys(range(4), (heavy, 40 * MB)), list(range(4)))
+        assert engine.memory().warm >= 40 * MB
+        engine.rest()
+        assert engine.memory().warm == 0
+        assert not engine.crew.resting
+        told = []
+        engine.crew._send = told.append
+        engine.rest()  # they have nothing more to give
+        assert told == []
+
+
+def test_who_is_at_work_is_left_alone(tmp_path):
+    with Engine(2) as engine:
+        engine.get({"x": (heavy, 40 * MB)}, "x")
+        for seat in engine.crew._seats:
+            seat.flights[-1] = None
+        engine.rest()
+        for seat in engine.crew._seats:
+            del seat.flights[-1]
+        assert engine.memory().warm >= 40 * MB
+
+
+def test_a_worker_that_dies_meanwhile_keeps_nobody_waiting():
+    with Engine(1) as engine:
+        engine.get({"x": (heavy, 40 * MB)}, "x")
+        engine.crew.kill(0)
+        engine.rest()
+        assert not engine.crew.resting
+        assert engine.get({"x": (heavy, 40 * MB)}, "x") == 5 * MB
+
+
+SCRIPT = """
+import numpy as np, os
+from graphmill import Engine
+from graphmill.footprint import PrivateMemory
+
+MB = 1 << 20
+
+def made(_):
+    return np.ones(48 * MB // 8)
+
+def heavy(*_):
+    return float(np.ones(96 * MB // 8).sum())
+
+def more(_):
+    a = np.ones(30 * MB // 8)
+    b = np.ones(30 * MB // 8)
+    c = np.ones(60 * MB // 8)
+    return float(a.sum() + b.sum() + c.sum())
+
+def total(x, *_):
+    return float(x.sum())
+
+with Engine(1) as probe:
+    probe.get({"x": (abs, -1)}, "x")
+    least = probe.memory().private
+with Engine(1, memory_limit=least + 190 * MB) as engine:
+    engine.get({"warm": (heavy,)}, "warm")
+    engine.get({"a": (more, 0)}, "a")
+    graph = {
+        "x": (made, 0),
+        "first": (heavy, "x"),
+        "second": (more, "first"),
+        "third": (heavy, "second"),
+        "y": (total, "x", "third"),
+    }
+    right = engine.get(graph, "y") == 6 * MB
+    print(right, engine.memory().spilled, engine.memory().peak <= 1.02 * engine.memory_limit)
+"""
+
+
+def test_nothing_goes_to_disk_for_what_idle_workers_keep(script):
+    assert script(SCRIPT).strip() == "True 0 True"
