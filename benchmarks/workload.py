@@ -62,6 +62,8 @@ class Workload(ABC):
     name: ClassVar[str]
     #: What is computed, in few words.
     title: ClassVar[str]
+    #: Modules that a script with it imports at its top; others do without, as they take memory.
+    imports: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, sizes: Dimensions, folder: Path) -> None:
         self.sizes = sizes

@@ -97,6 +97,7 @@ class Climatology(OnCube):
     name = "xarray-climatology"
     title = "x.groupby('time.month') - its mean, the spread of that (xarray)"
     kind = Kind.ARRAY
+    imports = ("pandas", "xarray")
 
     def collections(self, output: Path) -> list[Any]:  # noqa: ARG002 - nothing is stored
         """Give the spread about the mean of each month."""
@@ -127,6 +128,7 @@ class Resample(OnCube):
     name = "xarray-resample"
     title = "x.resample(time='10D').mean().max('time') (xarray)"
     kind = Kind.ARRAY
+    imports = ("pandas", "xarray")
     stretch: ClassVar[int] = 10
 
     def collections(self, output: Path) -> list[Any]:  # noqa: ARG002 - nothing is stored

@@ -6,6 +6,7 @@ Started by `benchmarks.suite.measure`, which watches it.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ from benchmarks.workload import keep
 def measure(wanted: argparse.Namespace) -> None:
     """Start the engine, compute so often, store what comes of it, and tell what it took."""
     workload = WORKLOADS[wanted.workload](SCALES[wanted.scale], wanted.data)
+    globals().update({name: importlib.import_module(name) for name in workload.imports})
     told: dict[str, Any] = {"seconds": []}
     begin = time.perf_counter()
     with ENGINES[wanted.engine].start(wanted.workers) as running:

@@ -117,6 +117,7 @@ class GroupBy(Compared):
     name = "dataframe-groupby"
     title = "df.groupby('name')[['x', 'y']].mean(), 64 partitions"
     kind = Kind.TABLE
+    imports = ("pandas", "dask.dataframe")
 
     def collections(self, output: Path) -> list[Any]:  # noqa: ARG002 - nothing is stored
         """Average columns over names."""
