@@ -1,8 +1,12 @@
 """Idle workers give memory back before values go to disk for it."""
 
+import os
+import signal
+
 import numpy as np
 
 from graphmill import Engine
+from graphmill.engine import core
 
 MB = 1 << 20
 
@@ -18,11 +22,8 @@ def test_workers_rest_when_they_are_told_to():
         assert engine.memory().warm >= 40 * MB
         engine.rest()
         assert engine.memory().warm == 0
-        assert not engine.crew.resting
-        told = []
-        engine.crew._send = told.append
-        engine.rest()  # they have nothing more to give
-        assert told == []
+        with engine.access():
+            assert engine.crew.rest() == []  # they have nothing more to give
 
 
 def test_who_is_at_work_is_left_alone(tmp_path):
@@ -41,8 +42,26 @@ def test_a_worker_that_dies_meanwhile_keeps_nobody_waiting():
         engine.get({"x": (heavy, 40 * MB)}, "x")
         engine.crew.kill(0)
         engine.rest()
-        assert not engine.crew.resting
+        assert not any(seat.resting for seat in engine.crew._seats)
         assert engine.get({"x": (heavy, 40 * MB)}, "x") == 5 * MB
+
+
+def test_a_worker_that_stands_still_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr(core, "REST_LIMIT", 0.2)
+    with Engine(1) as engine:
+        engine.get({"x": (heavy, 40 * MB)}, "x")
+        pid = engine.pool.pid(0)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            engine.rest()
+            [seat] = engine.crew._seats
+            assert seat.resting
+            with engine.access():
+                assert engine.crew.rest() == []
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert engine.get({"x": (heavy, 40 * MB)}, "x") == 5 * MB
+        assert not seat.resting
 
 
 SCRIPT = """

@@ -136,6 +136,10 @@ def test_tuple_tasks_that_cut():
         tuple_task(operator.getitem, "x", True),
         tuple_task(operator.getitem, "x", (slice(2), np.array([1]))),
         tuple_task(operator.getitem, "x", "x"),
+        tuple_task(operator.getitem, "x", np.arange(5)),
+        tuple_task(operator.getitem, "x", np.arange(5) > 2),
+        tuple_task(operator.getitem, np.arange(5), "x"),
+        tuple_task(operator.getitem, ("x", np.arange(5)), 0, needs=[("x", 0)]),
         tuple_task(operator.getitem, "x", "y", needs=["x", "y"]),
         tuple_task(operator.getitem, 0, (0, 1), needs=[0]),  # the second 0 is that array
         tuple_task(operator.getitem, ("x", 0), ("x", 0), needs=[("x", 0)]),
@@ -164,8 +168,18 @@ def test_tasks_of_dask():
         assert index_of(task_spec.Task("y", function, task_spec.TaskRef("z"), task_spec.TaskRef("x"))) is None
         inner = task_spec.Task(None, abs, reference)
         assert index_of(task_spec.Task("y", function, inner, index)) is None
+        assert index_of(task_spec.Task("y", function, reference, Five())) is None
     assert index_of(task_spec.Task("y", getitem, reference, index)) is None
     assert index_of(task_spec.DataNode("y", 3)) is None
+
+
+class Five:
+    """An index of its own kind, which also has something else for a value."""
+
+    value = 3
+
+    def __index__(self):
+        return 5
 
 
 def getitem(array, index):
@@ -241,6 +255,21 @@ def test_a_part_that_is_asked_for_does_not_keep_its_block(engine, cuts):
 def test_a_small_part_does_not_keep_its_block(engine, cuts):
     graph = {"x": (square,), "part": (operator.getitem, "x", slice(3)), "y": (np.sum, "part")}
     assert engine.get(graph, "y") == square()[:3].sum()
+    assert cuts == []
+
+
+def test_small_parts_of_parts_do_not_keep_their_block(engine, cuts):
+    graph = {"x": (square,)}
+    for n in range(4):
+        graph[f"x{n + 1}" if n else "x1"] = (operator.getitem, f"x{n}" if n else "x", slice(0, N >> (n + 1)))
+    assert engine.get(graph | {"y": (np.sum, "x4")}, "y") == square()[: N >> 4].sum()
+    assert cuts == ["x1"]
+
+
+def test_indices_of_other_kinds(engine, cuts):
+    chosen = np.array([3, 1])
+    graph = {"x": (square,), "y": (operator.getitem, "x", chosen), "z": (np.sum, "y")}
+    assert engine.get(graph, "z") == square()[chosen].sum()
     assert cuts == []
 
 

@@ -102,9 +102,10 @@ class SharedData(MutableMapping[Any, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def shared(self, key: Any) -> Any:
-        """Look at a value in shared memory; None where it does not lie there."""
-        return self[key] if type(self._values.get(key)) is Stored else None
+    def stored(self, key: Any) -> Stored | None:
+        """Get the handle to a value in shared memory; None where it does not lie there."""
+        held = self._values.get(key)
+        return held if type(held) is Stored else None
 
     def reference(self, key: Any, value: Any) -> Any:
         """Get what stands for a value on its way to a process.

@@ -18,9 +18,10 @@ from graphmill.distributed.data import SharedData
 from graphmill.engine import Engine
 from graphmill.engine.futures import Future
 from graphmill.engine.slicing import index_of
-from graphmill.errors import EncodeError
+from graphmill.errors import EncodeError, GraphmillError
 from graphmill.executor import Executor
 from graphmill.loop import reraise
+from graphmill.memory.block import Encoded
 from graphmill.workers.answers import Answer, run_task
 
 _RUN_TASK: Any = dask_worker._run_task_simple  # noqa: SLF001 - what a worker calls an executor with
@@ -31,6 +32,8 @@ _DISTRIBUTED = ("distributed.", "dask.distributed.")
 _MUCH = 2
 #: Arrays below so many bytes are cut by tasks.
 _SMALL = 64 << 10
+#: The payload of an array, as the answer of a task, has fewer bytes.
+_SHORT = 1024
 #: How many arguments of a task are looked at.
 _LOOKED_AT = 16
 
@@ -92,16 +95,20 @@ class TaskExecutor(concurrent.futures.Executor):
         if index is None:
             return None
         [source] = inputs
-        whole, memory = self._data.shared(source), self._engine.limit
-        if type(whole) is not np.ndarray or _MUCH * self._engine.blocks.resident > memory.capacity:
+        state, held = self._worker.state.tasks.get(source), self._data.stored(source)
+        if (
+            state is None
+            or held is None
+            or not _is_simple(held.encoded)
+            or _MUCH * self._engine.blocks.resident > self._engine.limit.capacity
+        ):
             return None
-        state = self._worker.state.tasks.get(source)
-        users = 1 if state is None else max(1, len(state.dependents))
         try:
-            part = whole[index]
-        except (IndexError, TypeError, ValueError):
+            part = self._data[source][index]
+        except (IndexError, TypeError, ValueError, GraphmillError):
             return None  # the task itself says what is wrong
-        if type(part) is not np.ndarray or not 2 * part.nbytes * users >= whole.nbytes >= _SMALL:
+        [extent] = held.encoded.extents
+        if type(part) is not np.ndarray or 2 * part.nbytes * len(state.dependents) < extent.length:
             return None
         return Answer(part, part.nbytes, np.ndarray, start, time.time())
 
@@ -144,6 +151,11 @@ class TaskExecutor(concurrent.futures.Executor):
         self._processes.shutdown(wait=wait, cancel_futures=cancel_futures)
         self._data.close()
         self._engine.close()
+
+
+def _is_simple(value: Encoded) -> bool:
+    """Tell whether a value is an array in one block, or little more: to look at it takes no time."""
+    return len(value.extents) == 1 and len(value.payload) < _SHORT and value.nbytes >= _SMALL
 
 
 def _success(answer: Answer, stored: Any, delay: float) -> dict[str, Any]:

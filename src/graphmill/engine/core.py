@@ -643,8 +643,9 @@ class Engine:
     def rest(self) -> None:
         """Have idle workers give back memory that they have no use for, and wait until they have."""
         with self.access():
-            self.crew.rest()
-        self._turns.wait_until(lambda: not self.crew.resting, REST_LIMIT)
+            told = self.crew.rest()
+        # One that stands still is not waited for again.
+        self._turns.wait_until(lambda: not any(seat.resting for seat in told), REST_LIMIT)
 
     def stop(self, run: Client) -> None:
         """Stop the tasks of a run, by force if they do not let themselves be stopped."""

@@ -210,7 +210,7 @@ class Crew:
             if seat.jobs or seat.cancelled or (seat.own is not None and seat.warm_limit != self.warm_limit):
                 self._send(seat)
 
-    def _send(self, seat: Seat) -> None:
+    def _send(self, seat: Seat, *, rest: bool = False) -> None:
         if seat.own is None:
             self._occupy(seat)
         if self._numbers is None:
@@ -229,7 +229,7 @@ class Crew:
             functions=tuple(functions.items()),
             forgotten=tuple(seat.forgotten),
             warm_limit=self.warm_limit if self.warm_limit != seat.warm_limit else None,
-            rest=seat.resting,
+            rest=rest,
             cancelled=tuple(seat.cancelled),
             claimed=seat.offer(),
             jobs=tuple([flight.job for flight in seat.jobs]),
@@ -268,17 +268,21 @@ class Crew:
         """Bytes of idle pages that workers keep."""
         return sum([seat.warm for seat in self._seats])
 
-    def rest(self) -> None:
-        """Have workers that have nothing to do give back all memory they have no use for; see `resting`."""
-        for seat in self._in_use:
-            if seat.is_idle and not seat.rested and seat.own is not None:
-                seat.resting = True
-                self._send(seat)
+    def rest(self) -> list[Seat]:
+        """Have workers that have nothing to do give back all memory that they have no use for.
 
-    @property
-    def resting(self) -> bool:
-        """Whether any of them has not said yet that it has."""
-        return any(seat.resting for seat in self._seats)
+        Returns
+        -------
+        list of Seat
+            Those that were told to; each is `resting` until it says that it has, or dies.
+        """
+        told = []
+        for seat in self._in_use:
+            if seat.is_idle and not (seat.rested or seat.resting) and seat.own is not None:
+                seat.resting = True
+                self._send(seat, rest=True)
+                told.append(seat)
+        return told
 
     def at_work(self) -> Iterator[tuple[int, int]]:
         """Give the processes that have something to do, and the private memory that each had before it."""

@@ -482,9 +482,11 @@ class Run:
         ):
             return None
         part = cut(value, index)
-        if part is None or stays or 2 * part.nbytes * len(self._dependents[source]) >= value.nbytes:
+        if part is None or stays:
             return part
-        return None
+        # The block, of which the value itself may be a part.
+        [extent] = part.extents
+        return part if 2 * part.nbytes * len(self._dependents[source]) >= extent.length else None
 
     def _begin_alone(self, task: Task) -> None:
         try:

@@ -48,8 +48,11 @@ def index_of(node: Node) -> tuple[Index, ...] | None:
         if type(spec) is not tuple or len(spec) != 3 or spec[0] is not operator.getitem:  # noqa: PLR2004
             return None
         _, taken, index = spec
-        # Numbers may be keys, and then those in the index are none.
-        return _basic(index) if type(source) in (str, tuple) and taken == source != index else None
+        found = _basic(index)
+        # Numbers may be keys, and then those in the index are none. What is not basic compares as it likes.
+        if found is None or type(source) not in (str, tuple) or source == index:
+            return None
+        return found if _is_key(taken) and taken == source else None
     function: Any = getattr(node, "func", None)
     if function is not operator.getitem and not _is_from_dask(function):
         return None
@@ -60,7 +63,14 @@ def index_of(node: Node) -> tuple[Index, ...] | None:
     name = _REFERENCES.get(type(taken).__name__)
     if name is None or getattr(taken, name) != source:
         return None
-    return _basic(getattr(index, "value", index))
+    return _basic(index.value if type(index).__name__ == "DataNode" else index)
+
+
+def _is_key(taken: Any) -> bool:
+    """Tell whether that is a text, or a tuple that holds nothing but what can be part of a key."""
+    if type(taken) is tuple:
+        return all(type(item) in (str, int, float) or _is_key(item) for item in taken)
+    return type(taken) is str
 
 
 def _is_from_dask(function: Any) -> bool:
