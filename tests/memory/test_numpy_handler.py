@@ -29,7 +29,7 @@ from graphmill.memory.numpy_handler import (
     load_library,
 )
 
-SIZE = 8 << 20
+SIZE = 32 << 20
 BIG = 2 * THRESHOLD // 8  # numbers of eight bytes
 
 pytestmark = pytest.mark.usefixtures("needs_handler")
@@ -266,10 +266,10 @@ def test_the_heap_goes_before_small_arrays_if_there_are_no_large_ones(arena):
 def test_thousands_of_arrays_go_at_once(arena, heap):
     handler = NumpyHandler.create(heap, 4 * PAGE)
     with handler:
-        arrays = [np.full(2 * PAGE // 4, number) for number in range(2000)]
+        arrays = [np.full(2 * PAGE // 4, number) for number in range(8000)]
         born = sum(in_arena(array, arena) for array in arrays)
         assert all((array == number).all() for number, array in enumerate(arrays))
-        assert 100 < born < 2000, "the arena has room for some of them"
+        assert 100 < born < 8000, "the arena has room for some of them"
         del arrays
         assert in_arena(np.empty(SIZE - PAGE, np.uint8), arena), "all of it is free again"
     assert heap.usage().live == 0

@@ -38,8 +38,8 @@ MODULES = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
 CAPSULE = b"mem_handler"
 VERSION = 1
 
-#: Arrays below this size are not worth a range of whole pages, in bytes: most are gone after a moment, and what it
-#: takes to copy the others is less than what a range costs each (a histogram took 0.88 of what it did with 64 kB).
+#: Arrays below this size are not worth a range of whole pages, in bytes. Most are gone after a moment, and
+#: to copy the others takes less than a range costs each: a histogram took 0.88 of what it did with 64 kB.
 THRESHOLD = 256 * 1024
 
 #: The compiled functions.
