@@ -26,7 +26,7 @@ def test_workers_rest_when_they_are_told_to():
             assert engine.crew.rest() == []  # they have nothing more to give
 
 
-def test_who_is_at_work_is_left_alone(tmp_path):
+def test_who_is_at_work_is_left_alone():
     with Engine(2) as engine:
         engine.get({"x": (heavy, 40 * MB)}, "x")
         for seat in engine.crew._seats:

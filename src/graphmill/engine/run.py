@@ -309,21 +309,21 @@ class Run:
             with self._engine.access():
                 self._shown.clear()
         limit = self._engine.limit
-        alone = bool(spills and submitted and not self._given)
-        if alone := alone and not self._budget.must_exceed(limit.capacity):
-            # Before values go to disk, and come back, for what idle workers keep for the next task.
+        # Before values go to disk, and come back, for what idle workers keep for the next task.
+        rests = spills and submitted and not self._given and not self._budget.must_exceed(limit.capacity)
+        if rests:
             self._engine.rest()
         with self._engine.access():
             for key, value in released:
                 self._let_go(key, value)
             missing = inf
-            if alone:
+            if rests:
                 limit.look(again=True)
                 missing = sum([task.allowance for task in submitted]) - limit.free
             stayed = self._move_all(spills, missing)
             for task in submitted:
                 self._given[task.key] = task.allowance
-                self._engine.limit.given += task.allowance
+                limit.given += task.allowance
                 self._begin(task)
             self._begin_quick()
             self._engine.crew.flush()
@@ -471,7 +471,7 @@ class Run:
             return None  # the caller may have it for long
         [source] = task.node.dependencies
         value = task.values[source]
-        stays = type(value) is Stored or source in self._results
+        is_kept = type(value) is Stored or source in self._results
         value = value.encoded if type(value) is Stored else value
         blocks, limit = self._engine.blocks, self._engine.limit
         if (
@@ -482,7 +482,7 @@ class Run:
         ):
             return None
         part = cut(value, index)
-        if part is None or stays:
+        if part is None or is_kept:
             return part
         # The block, of which the value itself may be a part.
         [extent] = part.extents
