@@ -18,6 +18,7 @@ import pytest
 import graphmill
 from graphmill.engine import Engine
 from graphmill.errors import ConfigError, EncodeError, EngineClosed, GraphError, MissingKeyError, WorkerDied
+from graphmill.memory.commons import UNIT
 from graphmill.workers import signals
 
 BIG = 200_000  # elements of a float64 array that lies in shared memory for certain
@@ -127,7 +128,7 @@ class TestIsolation:
         with Engine(1, warm_limit=0) as engine:
             engine.get(dsk, ["y", *(("w", i) for i in range(100))])
             assert engine.get({"q": (_read_kept, 0)}, "q") == [float(BIG)]
-            assert engine.blocks.live == 8 * BIG + -8 * BIG % 4096
+            assert engine.blocks.live == 8 * BIG + -8 * BIG % UNIT
 
     def test_a_result_that_the_user_keeps(self, engine):
         kept = engine.get({"x": (np.full, BIG, 7.0)}, "x")
@@ -194,7 +195,7 @@ class TestMemory:
         dsk |= {("x", i): (add, ("x", i - 1), 1) for i in range(1, 12)}
         dsk["y"] = (np.sum, ("x", 11))
         engine.get(dsk, "y", callbacks=(None, None, lambda *_: seen.append(occupied(engine)), None, None))
-        assert max(seen) <= 3 * 8 * BIG + 10 * 4096
+        assert max(seen) <= 3 * 8 * BIG + 10 * UNIT
 
     @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no shared memory that can be looked at")
     def test_memory_goes_as_seen_from_outside(self, engine):
@@ -210,7 +211,7 @@ class TestMemory:
         engine.get(
             dsk, "y", callbacks=(None, None, lambda *_: seen.append(lies_there() - before), None, None)
         )
-        assert 8 * BIG <= max(seen) <= 3 * 8 * BIG + 10 * 4096
+        assert 8 * BIG <= max(seen) <= 3 * 8 * BIG + 10 * UNIT
         assert lies_there() == before
 
     def test_a_result_is_given_back_when_the_user_lets_go(self, engine):
@@ -226,7 +227,7 @@ class TestMemory:
         engine.get(
             dsk, list(dsk), callbacks=(None, None, lambda *_: peak.append(engine.blocks.live), None, None)
         )
-        assert max(peak) <= data.nbytes + 4096
+        assert max(peak) <= data.nbytes + UNIT
 
     def test_many_blocks(self, engine):
         dsk = {("x", i): (np.full, 12_500, i) for i in range(3_000)}

@@ -206,6 +206,21 @@ def test_what_is_advised_depends_on_what_takes_the_memory(capacity, advice):
     assert advice in run._too_big("x", 40 * MB, limit)
 
 
+class Books:
+    """Stands for the books about blocks."""
+
+    warm = common_warm = 0
+
+    def __init__(self, *, warm_limit, resident):
+        self.warm_limit, self.resident = warm_limit, resident
+
+    def look(self):
+        pass
+
+    def occupied(self):
+        return self.resident
+
+
 @pytest.mark.parametrize(
     ("resident", "given", "kept"),
     [
@@ -217,7 +232,7 @@ def test_what_is_advised_depends_on_what_takes_the_memory(capacity, advice):
     ],
 )
 def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
-    blocks = SimpleNamespace(warm_limit=128 * MB, warm=0, resident=resident, occupied=lambda: resident)
+    blocks = Books(warm_limit=128 * MB, resident=resident)
     crew = SimpleNamespace(warm_limit=64 * MB, warm=0, size=2, at_work=list)
     limit = Limit(1000 * MB, list, blocks, crew)
     limit.given = given
@@ -229,7 +244,7 @@ def test_pages_are_kept_while_memory_is_not_short(resident, given, kept):
 
 
 def test_what_processes_will_have_that_are_yet_to_start_is_kept_for_them():
-    blocks = SimpleNamespace(warm_limit=0, warm=0, resident=0, occupied=lambda: 0)
+    blocks = Books(warm_limit=0, resident=0)
     crew, pids = SimpleNamespace(warm_limit=0, warm=0, size=4, at_work=list), [os.getpid()]
     limit = Limit(1000 * MB, lambda: pids, blocks, crew)
     limit.look()
@@ -243,7 +258,7 @@ def test_what_processes_will_have_that_are_yet_to_start_is_kept_for_them():
 
 
 def test_what_a_job_has_for_itself_counts_once():
-    blocks = SimpleNamespace(warm_limit=0, warm=0, resident=0, occupied=lambda: 0)
+    blocks = Books(warm_limit=0, resident=0)
     own = os.getpid()
     crew = SimpleNamespace(warm_limit=0, warm=0, size=-1, at_work=list)
     limit = Limit(10_000 * MB, lambda: [own], blocks, crew)

@@ -20,6 +20,7 @@ from graphmill.errors import ConfigError, SpillError, SpillFull
 from graphmill.local import get_sync
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import Encoded, Extent
+from graphmill.memory.commons import UNIT
 from graphmill.memory.spill import SpillFile
 from tests.engine.conftest import LIMIT, left_of, traces
 from tests.engine.test_programs import program  # noqa: F401 - a fixture
@@ -27,7 +28,7 @@ from tests.engine.test_programs import program  # noqa: F401 - a fixture
 LENGTH = 16 * PAGE
 SPILL = 9
 BIG = 200_000  # elements of a float64 array that lies in shared memory for certain
-BYTES = -(-8 * BIG // PAGE) * PAGE
+BYTES = -(-8 * BIG // UNIT) * UNIT
 
 
 # ---- the count of blocks, by itself

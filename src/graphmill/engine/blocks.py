@@ -2,8 +2,8 @@
 
 A block is needed by the values that the parent keeps and that lie in it, by whoever else holds it, such as a
 job that reads it, and by processes that still look at it. When nobody does any more, its range goes back to
-the allocator that it came from: that of the parent, of a living worker, or, where the worker is dead, to the
-system.
+where it came from: to the common arena, to the allocator of the parent, of a living worker, or, where the
+worker is dead, to the system.
 
 A block that only kept values need can move to the spill file. They are told where it is then; all others have
 taken down where it was, so it stays there for them.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Encoded, Extent
+from graphmill.memory.commons import FIRST_WORKER, Commons
 from graphmill.memory.recent import RecentMost
 from graphmill.memory.spill import SpillFile
 
@@ -73,8 +74,9 @@ class Blocks:
     def __init__(
         self, warm_limit: int, on_gone: Callable[[int], None], open_spill: Callable[[], SpillFile]
     ) -> None:
-        #: How many bytes of ranges that nobody needs keep their pages.
-        self.warm_limit = warm_limit
+        self._warm_limit = warm_limit
+        #: The common arena; None if there is none.
+        self._commons: Commons | None = None
         self._on_gone = on_gone
         self._open_spill = open_spill
         self._spill_file: SpillFile | None = None
@@ -102,6 +104,40 @@ class Blocks:
         self._homes[arena.number] = _Home(arena, give_back)
         if of_worker:
             self._of_workers.add(arena.number)
+
+    def add_commons(self, commons: Commons) -> None:
+        """Take on the common arena."""
+        self._commons = commons
+        self._homes[commons.arena.number] = _Home(commons.arena, commons.free_block)
+
+    def bury(self, worker: int) -> None:
+        """Free what a worker that is dead had in the common arena, but for its blocks."""
+        if self._commons is not None:
+            self._commons.bury(FIRST_WORKER + worker)
+
+    @property
+    def warm_limit(self) -> int:
+        """How many bytes of ranges that nobody needs keep their pages."""
+        return self._warm_limit
+
+    @warm_limit.setter
+    def warm_limit(self, nbytes: int) -> None:
+        self._warm_limit = nbytes
+        if self._commons is not None:
+            self._commons.keep(nbytes)
+
+    def look(self) -> None:
+        """See how many pages of the common arena are idle, and give back what is too many of them."""
+        commons = self._commons
+        if commons is not None:
+            commons.trim_excess()
+            self._homes[commons.arena.number].warm = commons.warm_bytes
+
+    def rest(self) -> None:
+        """Give back all idle pages of the common arena."""
+        if self._commons is not None:
+            self._commons.give_back_all()
+            self._homes[self._commons.arena.number].warm = 0
 
     def rested(self, number: int, warm: int) -> None:
         """Note that a worker had nothing to do, and keeps no more than so many bytes of idle pages."""
@@ -131,8 +167,14 @@ class Blocks:
 
     @property
     def warm(self) -> int:
-        """Bytes of pages that nobody needs now."""
-        return sum(home.warm for home in self._homes.values())
+        """Bytes of pages that nobody needs now, beside those of the common arena."""
+        return sum(home.warm for home in self._homes.values()) - self.common_warm
+
+    @property
+    def common_warm(self) -> int:
+        """Bytes of pages of the common arena that nobody needs now, as far as is known."""
+        commons = self._commons
+        return 0 if commons is None else self._homes[commons.arena.number].warm
 
     def occupied(self) -> int:
         """Bytes of memory that all arenas take up now; the spill file is not among them."""
@@ -183,7 +225,9 @@ class Blocks:
         return self._add(extent) if record is None else record
 
     def _add(self, extent: Extent) -> _Record:
-        home = self._homes[extent.arena]
+        home, commons = self._homes[extent.arena], self._commons
+        if commons is not None and home.arena is commons.arena:
+            commons.publish(extent.block, extent.length)
         home.blocks += 1
         home.warm = max(0, home.warm - extent.length)
         self.live += extent.length
@@ -230,7 +274,10 @@ class Blocks:
         A page that was there when most was needed lately takes no more memory than was taken before, and a
         new one costs ten times as much as its use. Only workers give pages back when they have nothing to do.
         """
-        spare = self.warm_limit
+        commons = self._commons
+        if commons is not None and block.arena == commons.arena.number:
+            return self._warm_limit > 0
+        spare = self._warm_limit
         if spare and block.arena in self._of_workers:
             spare += max(0, self._high.most - self.resident - length)
         return self.warm + length <= spare
@@ -309,6 +356,9 @@ class Blocks:
     def close(self) -> None:
         """Let go of all arenas, whatever lies in them; may be called again."""
         homes, self._homes = self._homes, {}
+        if self._commons is not None:
+            self._commons.close()
+            self._commons = None
         self._records.clear()
         for home in homes.values():
             home.arena.close()

@@ -644,6 +644,7 @@ class Engine:
         """Have idle workers give back memory that they have no use for, and wait until they have."""
         with self.access():
             told = self.crew.rest()
+            self.blocks.rest()
         # One that stands still is not waited for again.
         self._turns.wait_until(lambda: not any(seat.resting for seat in told), REST_LIMIT)
 

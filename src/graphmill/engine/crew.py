@@ -21,6 +21,7 @@ from graphmill.engine.seats import Client, Flight, Seat
 from graphmill.errors import PoolError
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId
+from graphmill.memory.commons import FIRST_WORKER, MOST_WORKERS
 from graphmill.memory.leftovers import own_name
 from graphmill.memory.segments import SHARED_MEMORY
 from graphmill.workers.claims import Claims
@@ -82,6 +83,8 @@ class Crew:
         self._in_files = in_files
         #: How many bytes of idle pages each worker may keep.
         self.warm_limit = warm_limit
+        #: The number of the common arena, and the path of its map; None where there is none.
+        self.common: tuple[int, str] | None = None
         #: Dask's settings, pickled, as tasks are to see them.
         self.settings: bytes | None = None
         #: Jobs that no worker was given yet: each has one that may last for ever, or stands still.
@@ -160,7 +163,10 @@ class Crew:
             logger.info("what a worker has not begun cannot be taken back: %s", error)
         claims = None if seat.claims is None else str(path)
         authkey = bytes(current_process().authkey)
-        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), claims, authkey)
+        common = None
+        if self.common is not None and seat.number < MOST_WORKERS:
+            common = *self.common, FIRST_WORKER + seat.number
+        begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), claims, common, authkey)
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
 
@@ -391,6 +397,7 @@ class Crew:
             if number is not None:
                 del self._owner[number]
                 self._blocks.retire(number)
+        self._blocks.bury(seat.number)
         flights = seat.clear()
         if not seat.gone:
             self._pool.restart(seat.number)

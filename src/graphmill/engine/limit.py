@@ -102,6 +102,7 @@ class Limit:
         if now - self._looked < INTERVAL and not again:
             return
         self._looked = now
+        self._blocks.look()
         self.private = self._processes.sample()
         last = self._processes.last
         self._for_jobs = sum(
@@ -142,7 +143,7 @@ class Limit:
     @property
     def warm(self) -> int:
         """Bytes of pages that are kept for use; those that a worker was not told of yet count once."""
-        return max(self._blocks.warm, self._crew.warm)
+        return max(self._blocks.warm, self._crew.warm) + self._blocks.common_warm
 
     def keep_warm_or_not(self) -> None:
         """Have idle pages given back while memory is short."""

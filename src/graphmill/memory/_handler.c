@@ -38,8 +38,8 @@ typedef struct {
     void *(*realloc)(void *context, void *memory, size_t nbytes);
     void (*free)(void *context, void *memory, size_t nbytes);
     /* Where the arenas lie; a length of 0 if there are fewer. */
-    uintptr_t start[2];
-    size_t length[2];
+    uintptr_t start[3];
+    size_t length[3];
     /* Arrays from this size on are large. */
     size_t threshold;
     /* Python's answer to what it takes an arena for; NULL once Python ends. It writes the address of memory
@@ -58,7 +58,8 @@ const size_t graphmill_state_size = sizeof(State);
 static int is_in_arena(const State *state, const void *memory)
 {
     uintptr_t address = (uintptr_t)memory; /* what lies below an arena becomes a huge distance */
-    return address - state->start[0] < state->length[0] || address - state->start[1] < state->length[1];
+    return address - state->start[0] < state->length[0] || address - state->start[1] < state->length[1] ||
+           address - state->start[2] < state->length[2];
 }
 
 /* Ask Python. It may be asked while an exception is on its way: that one is put aside meanwhile, or it

@@ -40,6 +40,7 @@ from typing import Any, NamedTuple, TypeAlias
 from graphmill.errors import AllowanceSpent, ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
+from graphmill.memory.commons import Commons
 from graphmill.memory.mapping import HUGE_PAGE, make_private
 from graphmill.memory.ranges import Range, Zones
 from graphmill.memory.recent import RecentMost
@@ -60,26 +61,33 @@ class HeapUsage(NamedTuple):
 
     #: Arrays in use by this process, claimed ones among them.
     live: int
-    #: Blocks that were published and not given back.
+    #: Blocks in the own arenas that were published and not given back.
     published: int
-    #: Free, with pages in place.
+    #: Free in the own arenas, with pages in place.
     warm: int
 
 
 class Part:
     """One arena of a heap."""
 
-    __slots__ = ("address", "arena", "end", "memory", "ranges")
+    __slots__ = ("address", "arena", "end", "is_common", "memory", "ranges")
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, commons: Commons | None = None) -> None:
         self.arena = arena
-        self.ranges = Zones(arena.size, PAGE, HUGE_PAGE)
+        #: Whether other heaps take from it too.
+        self.is_common = commons is not None
+        self.ranges: Zones | Commons = commons or Zones(arena.size, PAGE, HUGE_PAGE)
         #: All of its memory; it stays mapped for as long as this lives, whatever becomes of the arena.
         self.memory = arena.shared
         #: Where it starts in this process.
         self.address = arena.address
         #: Where it ends.
         self.end = self.address + arena.size
+
+    @property
+    def in_use(self) -> int:
+        """Bytes that are not free."""
+        return self.arena.size - self.ranges.cold_bytes - self.ranges.warm_bytes
 
     def take(self, nbytes: int) -> Range:
         """Take a range whose pages are all there.
@@ -123,6 +131,8 @@ class Part:
 
     def become_copy(self) -> None:
         """Keep what this forked process and the one before it write from each other."""
+        if isinstance(self.ranges, Commons):
+            self.ranges.become_copy()
         try:
             descriptor = self.arena.descriptor
         except ValueError:
@@ -187,6 +197,8 @@ class Heap:
         Where memory comes from. No other heap, in any process, may allocate in it.
     overflow : Arena, optional
         Where it comes from when the first is full, or the file system behind that.
+    commons : Commons, optional
+        Where large memory comes from, if there is room. What is published there does not come back.
 
     Raises
     ------
@@ -198,21 +210,27 @@ class Heap:
     May be used from several threads. The arenas stay the caller's to close.
     """
 
-    def __init__(self, arena: Arena, overflow: Arena | None = None) -> None:
-        self._parts = [Part(each) for each in (arena, overflow) if each is not None]
+    def __init__(self, arena: Arena, overflow: Arena | None = None, commons: Commons | None = None) -> None:
+        #: Its own arenas, and all.
+        self._own = [Part(each) for each in (arena, overflow) if each is not None]
+        self._parts = [*([] if commons is None else [Part(commons.arena, commons)]), *self._own]
+        #: What is large, in bytes.
+        self._large = 0 if commons is None else commons.least
         #: {address: what was given out there and not released}; for others to look at.
         self.live: dict[int, Allocation] = {}
         self._live_bytes = 0
         #: {block: its length}
         self._published: dict[BlockId, int] = {}
         self._published_bytes = 0
+        #: Bytes that were published in the common arena since `begin`.
+        self._given_away = 0
         #: How many bytes may be taken from now on, how many were at most, and how many more would have been.
         self._allowance: int | None = None
         self._most = 0
         self._refused = 0
         #: Bytes that were live or published when that began.
         self._before = 0
-        #: The most bytes that were live or published at once.
+        #: The most bytes of its own arenas that were in use at once.
         self._high = RecentMost()
         #: Bytes that were copied in since `begin`.
         self.copied = 0
@@ -228,7 +246,7 @@ class Heap:
 
     @property
     def places(self) -> list[tuple[int, int]]:
-        """Where its arenas start in this process, and their lengths; one or two."""
+        """Where its arenas start in this process, and their lengths; one to three."""
         return [(part.address, part.arena.size) for part in self._parts]
 
     def add_source(self, take: Callable[[], int]) -> None:
@@ -260,11 +278,10 @@ class Heap:
             self._take_in()
             self._before = self._live_bytes + self._published_bytes
             self._allowance = allowance
-            self._high.note(self._before + self._most)
-            self._most = self._refused = self.copied = 0
+            self._most = self._refused = self._given_away = self.copied = 0
 
     def excess(self, nbytes: int) -> int:
-        """Tell how many free bytes with pages exceed what was lately in use at once, and so many more.
+        """Tell how many free bytes with pages, of its own arenas, exceed what was in use there lately.
 
         Parameters
         ----------
@@ -274,14 +291,18 @@ class Heap:
         usage = self.usage()
         if not nbytes:
             return usage.warm
-        high = max(self._high.most, self._before + self._most)
-        excess = usage.warm - max(nbytes, high - usage.live - usage.published)
+        high = self._high.most
+        excess = usage.warm - max(nbytes, high - self._in_use())
         return excess if excess > high // _NEGLIGIBLE else 0
 
     def forget_most(self) -> None:
         """Let the most that was in use at once be what is in use now."""
         self.begin(None)
-        self._high.start_with(self._before)
+        self._high.start_with(self._in_use())
+
+    def _in_use(self) -> int:
+        """Count the bytes of its own arenas that are not free."""
+        return sum([part.in_use for part in self._own])
 
     @property
     def taken(self) -> int:
@@ -301,7 +322,7 @@ class Heap:
         AllowanceSpent
             They are too many.
         """
-        taken = self._live_bytes + self._published_bytes - self._before + nbytes
+        taken = self._live_bytes + self._published_bytes + self._given_away - self._before + nbytes
         if self._allowance is not None and taken > self._allowance:
             self._refused = max(self._refused, taken)
             raise AllowanceSpent(f"a task that may take {self._allowance} bytes asks for {taken}")
@@ -388,7 +409,7 @@ class Heap:
         self._settle_releases()
 
     def trim(self, nbytes: int) -> int:
-        """Give free pages back to the system.
+        """Give free pages of the own arenas back to the system.
 
         Returns
         -------
@@ -399,7 +420,7 @@ class Heap:
         with self._lock:
             self._take_in()
             given = 0
-            for part in self._parts:
+            for part in self._own:
                 if given < nbytes:
                     given += part.trim(nbytes - given)
         self._settle_releases()
@@ -409,7 +430,7 @@ class Heap:
         """Tell what the memory is used for."""
         self._settle_releases()
         return HeapUsage(
-            self._live_bytes, self._published_bytes, sum(part.ranges.warm_bytes for part in self._parts)
+            self._live_bytes, self._published_bytes, sum(part.ranges.warm_bytes for part in self._own)
         )
 
     # ---- publishing
@@ -554,11 +575,15 @@ class Heap:
     def _take(self, nbytes: int) -> tuple[Part, Range]:
         """Take a range from the first arena that has room."""
         reasons = []
-        for part in self._parts:
+        for part in self._parts if nbytes >= self._large else self._own:
             try:
-                return part, part.take(nbytes)
+                found = part.take(nbytes)
             except ArenaFull as error:
                 reasons.append(error)
+                continue
+            if not part.is_common:
+                self._high.note(self._in_use())
+            return part, found
         raise ArenaFull("; ".join(map(str, reasons))) from reasons[-1]
 
     def _find(self, address: int, nbytes: int) -> Allocation | None:
@@ -575,6 +600,9 @@ class Heap:
         return found
 
     def _publish(self, part: Part, offset: int, length: int) -> None:
+        if part.is_common:
+            self._given_away += length
+            return
         self._published[BlockId(part.arena.number, offset)] = length
         self._published_bytes += length
 

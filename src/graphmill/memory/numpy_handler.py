@@ -80,8 +80,8 @@ class State(ctypes.Structure):
         ("calloc", ADDRESS),
         ("realloc", ADDRESS),
         ("free", ADDRESS),
-        ("start", ADDRESS * 2),
-        ("length", ctypes.c_size_t * 2),
+        ("start", ADDRESS * 3),
+        ("length", ctypes.c_size_t * 3),
         ("threshold", ctypes.c_size_t),
         ("answer", ADDRESS),
         ("freed", ADDRESS),
@@ -304,7 +304,7 @@ class NumpyHandler:
         self.switch_off()
         self._state.threshold = NEVER
         if self._large.close():
-            self._state.length[:] = 0, 0  # other memory may lie there one day
+            self._state.length[:] = 0, 0, 0  # other memory may lie there one day
         self._capsule = None
         atexit.unregister(self._exit)
 

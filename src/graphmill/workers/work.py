@@ -92,6 +92,8 @@ class Begin(NamedTuple):
     folder: str
     #: The pipe by which jobs are claimed; None where there cannot be any.
     claims: str | None = None
+    #: The common arena, the path of its map, and the worker's number there; None where there is none.
+    common: tuple[int, str, int] | None = None
     #: The key by which multiprocessing's managers know who belongs to the program.
     authkey: bytes = b""
 

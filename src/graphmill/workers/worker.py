@@ -27,6 +27,7 @@ from graphmill.footprint import PeakMemory, resident_bytes
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
+from graphmill.memory.commons import Commons
 from graphmill.memory.heap import Claim, Heap
 from graphmill.memory.lease import Reader
 from graphmill.memory.numpy_handler import LargeMemory, NumpyHandler
@@ -93,6 +94,7 @@ class Worker:
         self._reader = Reader(self._arenas)
         #: Made when the arenas are known.
         self._heap: Heap | None = None
+        self._commons: Commons | None = None
         self._handler: NumpyHandler | None = None
         self._jobs = _queue_of(begin)
         self._reports: list[Report | BatchReport] = []
@@ -165,6 +167,8 @@ class Worker:
         if excess > 0:
             heap.trim(min(excess, _PIECE))
             self._patience = 0.0
+        elif self._commons is not None and self._commons.rest(_REST, _PIECE):
+            self._patience = 0.0
         else:
             self._channel.send(Rested(heap.usage().warm))
 
@@ -185,10 +189,13 @@ class Worker:
                 self._arenas.pop(number).close()
         if self._heap is None:
             begin = self._begin
-            if not self._arenas.keys() >= {begin.own, begin.overflow} - {None}:
+            common, path, number = begin.common or (None, "", 0)
+            if not self._arenas.keys() >= {begin.own, begin.overflow, common} - {None}:
                 raise ChannelClosed(_CLOSED)
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
-            self._heap = Heap(self._arenas[begin.own], overflow)
+            if common is not None:
+                self._commons = Commons(self._arenas[common], Path(path), number)
+            self._heap = Heap(self._arenas[begin.own], overflow, self._commons)
             self._handler = NumpyHandler.create(self._heap)
         for block, length, warm in work.freed:
             self._heap.give_back(block, length, warm)
@@ -398,6 +405,8 @@ class Worker:
             excess = heap.excess(self._warm_limit)
             if excess > 0:
                 heap.trim(excess)
+            if self._commons is not None and not self._warm_limit:
+                self._commons.trim_excess()
 
     def _read(self, value: Shipped) -> Any:
         return decode(value.payload, [self._reader.view(extent) for extent in value.extents])

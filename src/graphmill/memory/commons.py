@@ -1,0 +1,485 @@
+"""Free space of one arena that several processes allocate in: the common arena, for large arrays.
+
+If each process kept what it once had in use, so as not to take new pages again, all together would keep far
+more than is ever in use at once. Here what one frees, the next one takes, whoever it is.
+
+Beside the arena there is a small file, the *map*: one byte for each *unit* of space, with who has it. There
+is no other record, so whoever is killed leaves none half-written: its units are found by its own number, and
+are free again (`bury`). Only who has a unit writes its byte, and free ones are taken with a lock that goes
+with its process. So to free takes no lock, and nobody has to be told::
+
+                      ┌────────────────────── free ◄──────────────────┐
+                      ▼                                               │
+    cold ──take─► somebody's ──free─► warm ──take─► somebody's ──publish─► a block
+      ▲                                │
+      └───────── trim, bury ───────────┘
+
+Before the map stand a few numbers that all processes share, such as the most that was lately in use at once:
+idle pages and those in use are no more than that together. Who takes new pages gives back old ones for it.
+
+Without the lock, as when its owner was stopped in that moment, nothing is taken here for a while: a process
+has an arena of its own besides.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from graphmill.errors import ArenaFull
+from graphmill.memory.arena import Arena, create_file, reserve_pages
+from graphmill.memory.block import BlockId
+from graphmill.memory.mapping import HUGE_PAGE, map_shared
+from graphmill.memory.ranges import Range
+
+#: Length of a unit where the arena has at most so many of them, in bytes; else as long as it takes.
+UNIT: Final = 64 << 10
+MOST_UNITS: Final = 1 << 20
+#: Stretches of fewer units are not worth a look at the map: some of the last one is not used.
+_LEAST: Final = 16
+
+# What a byte of the map says. All other numbers are processes: who allocates there now.
+#: No page is there, and nobody has it.
+COLD: Final = 0
+#: All pages are there, and nobody has it.
+WARM: Final = 1
+#: It is part of a block.
+BLOCK: Final = 255
+#: The process that made the arena.
+MAKER: Final = 254
+#: The first worker, and how many there can be.
+FIRST_WORKER: Final = 2
+MOST_WORKERS: Final = MAKER - FIRST_WORKER
+
+# The numbers before the map.
+#: How many units have ever been in use, from the first one on.
+_TOP = 0
+#: The most units that were in use at once, in this window of time and in the one before.
+_MOST, _BEFORE = 1, 2
+#: When this window ends, and when anything was last taken, in nanoseconds on the monotonic clock.
+_UNTIL, _TAKEN = 3, 4
+#: How many units may be idle or in use in any case; negative where none may be idle.
+_FLOOR = 5
+_NUMBERS = 8
+_HEADER = _NUMBERS * 8
+
+#: Seconds for which the most is remembered at least; at most twice as long.
+WINDOW: Final = 3.0
+#: Seconds for which the lock is waited for, and then left alone. It is held for some 50 microseconds.
+_PATIENCE = 0.02
+_PAUSE = 1.0
+_WARM_RUNS = re.compile(bytes([WARM]) + b"+")
+_COLD_RUNS = re.compile(bytes([COLD]) + b"+")
+_FREE_RUNS = re.compile(bytes([ord("["), COLD, WARM, ord("]")]) + b"+")
+
+
+class Commons:
+    """The free space of a common arena, as one process sees it; what a `Part` of its heap takes from.
+
+    Parameters
+    ----------
+    arena : Arena
+        Whose space it is.
+    path : Path
+        The map; made by `create`.
+    process : int
+        This one's number, which no other has.
+
+    Notes
+    -----
+    May be used from several threads.
+    """
+
+    __slots__ = (
+        *("_gate", "_huge", "_is_copy", "_left_out", "_lock", "_map", "_numbers", "_size", "_unit"),
+        *("arena", "least", "process"),
+    )
+
+    def __init__(self, arena: Arena, path: Path, process: int) -> None:
+        self.arena = arena
+        #: This process's number.
+        self.process = process
+        self._unit = unit_of(arena.size)
+        #: Stretches below so many bytes are to be taken from elsewhere.
+        self.least = _LEAST * self._unit
+        #: Stretches from this length on start where a huge page does, in units.
+        self._huge = max(1, HUGE_PAGE // self._unit)
+        self._size = arena.size // self._unit
+        #: Whether this is a forked copy of the process: then what it frees is its own.
+        self._is_copy = False
+        #: The map, which is locked by who takes something; -1 once this is closed.
+        self._lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            seen = map_shared(self._lock, _HEADER + self._size)
+        except OSError:
+            os.close(self._lock)
+            raise
+        self._numbers = np.frombuffer(seen, np.int64, _NUMBERS)
+        self._map = np.frombuffer(seen, np.uint8, self._size, _HEADER)
+        #: The lock is the process's: this is for its threads.
+        self._gate = threading.Lock()
+        #: Until when nothing is taken, as nobody could have the lock; on the monotonic clock.
+        self._left_out = 0.0
+
+    @classmethod
+    def create(cls, arena: Arena, path: Path, warm_limit: int) -> Self:
+        """Make the map of an arena that nobody has used yet.
+
+        Parameters
+        ----------
+        arena, path
+            As for the class.
+        warm_limit
+            How many bytes may be idle in any case.
+
+        Raises
+        ------
+        OSError
+            The map cannot be made.
+        """
+        nbytes = _HEADER + arena.size // unit_of(arena.size)
+        descriptor = create_file(path, nbytes)
+        try:
+            reserve_pages(descriptor, 0, nbytes, is_file=True)
+        finally:
+            os.close(descriptor)
+        commons = cls(arena, path, MAKER)
+        commons.keep(warm_limit)
+        return commons
+
+    def close(self) -> None:
+        """Take nothing more; may be called twice. What was taken may still be freed."""
+        with self._gate:
+            if self._lock >= 0:
+                os.close(self._lock)
+            self._lock = -1
+
+    def become_copy(self) -> None:
+        """Leave the map alone, in a forked copy of the process."""
+        self._is_copy = True
+
+    # ---- as a heap uses it
+
+    def allocate(self, nbytes: int) -> Range:
+        """Take a stretch of at least so many bytes, in whole units.
+
+        Where all that is idle or in use then would be more than what was in use at once lately, idle pages
+        go back to the system.
+
+        Raises
+        ------
+        ArenaFull
+            No free stretch is long enough, or the lock cannot be had.
+        """
+        unit = self._unit
+        length = -(-nbytes // unit)
+        with self._locked():
+            top, taken = self._look()
+            start, cold = self._choose(taken, top, length)
+            if start + length > top:
+                self._numbers[_TOP] = start + length
+            self._map[start : start + length] = self.process
+            excess = self._note(taken, length, cold)
+            given = self._claim(excess) if excess > 0 else []
+        self._give_back(given)
+        return Range(start * unit, length * unit, tuple([(at * unit, n * unit) for at, n in cold]))
+
+    def free(self, offset: int, length: int, warm: bool = True) -> None:
+        """Let others take a stretch that this process has.
+
+        Raises
+        ------
+        ValueError
+            It has not.
+        """
+        self._free(offset, length, self.process, warm)
+
+    def shrink(self, offset: int, length: int, nbytes: int) -> int:
+        """Keep the first part of a stretch, as much as so many bytes need; return the length that is left.
+
+        Raises
+        ------
+        ValueError
+            This process has no such stretch, or it is not as long as that.
+        """
+        kept = max(1, -(-nbytes // self._unit)) * self._unit
+        if kept > length:
+            raise ValueError(f"{nbytes} bytes are more than the {length} taken at {offset}")
+        if kept < length:
+            self.free(offset + kept, length - kept)
+        return kept
+
+    def trim(self, nbytes: int) -> list[Range]:
+        """Take out idle pages that are to go back to the system.
+
+        Returns
+        -------
+        list of Range
+            What was taken. Each is to be freed again: as cold when its pages are gone, else as warm.
+        """
+        try:
+            with self._locked():
+                claimed = self._claim(-(-nbytes // self._unit))
+        except ArenaFull:
+            return []  # somebody else is at it
+        return [Range(start * self._unit, length * self._unit) for start, length in claimed]
+
+    @property
+    def warm_bytes(self) -> int:
+        """Idle bytes whose pages are there."""
+        return int(np.count_nonzero(self._map[: self._numbers[_TOP]] == WARM)) * self._unit
+
+    @property
+    def cold_bytes(self) -> int:
+        """Free bytes without pages."""
+        return self.arena.size - int(np.count_nonzero(self._map[: self._numbers[_TOP]])) * self._unit
+
+    # ---- as who keeps the books uses it
+
+    def publish(self, offset: int, length: int) -> None:
+        """Note that a stretch that some process has is a block now: that process's end does not free it."""
+        self._map[offset // self._unit : (offset + length) // self._unit] = BLOCK
+
+    def free_block(self, block: BlockId, length: int, warm: bool) -> None:
+        """Let others take what was a block.
+
+        Raises
+        ------
+        ValueError
+            It was none.
+        """
+        self._free(block.offset, length, BLOCK, warm)
+
+    def bury(self, process: int) -> None:
+        """Free what a process had that has ended, but for its blocks."""
+        number = bytes([process])
+        taken = self._map[: self._numbers[_TOP]].tobytes()
+        runs = re.finditer(re.escape(number) + b"+", taken)
+        # Nobody knows which pages are there: where they cannot be given back, nobody may use them again.
+        self._give_back([(run.start(), run.end() - run.start()) for run in runs], otherwise=BLOCK)
+
+    def keep(self, warm_limit: int) -> None:
+        """Say how many bytes may be idle in any case, together with those in use; 0 keeps none at all."""
+        self._numbers[_FLOOR] = warm_limit // self._unit or -1
+
+    def trim_excess(self) -> int:
+        """Give idle pages back that are too many; return how many bytes went."""
+        _, taken = self._look()
+        excess = self._note(taken, 0, [])
+        return 0 if excess <= 0 else self._trim_now(excess)
+
+    def give_back_all(self) -> None:
+        """Give all idle pages back."""
+        self._trim_now(self._size)
+
+    def rest(self, seconds: float, nbytes: int) -> bool:
+        """Give idle pages back if nobody has taken anything for some time, as if nothing had been in use.
+
+        Parameters
+        ----------
+        seconds
+            For how long.
+        nbytes
+            How many bytes may go at a time.
+
+        Returns
+        -------
+        bool
+            Whether more are to go.
+        """
+        if time.monotonic_ns() - int(self._numbers[_TAKEN]) < seconds * 1e9:
+            return False
+        _, taken = self._look()
+        in_use, idle = _count(taken)
+        self._numbers[_MOST], self._numbers[_BEFORE] = in_use, 0
+        excess = in_use + idle - self._allowed(in_use)
+        given = self._trim_now(min(excess, -(-nbytes // self._unit))) if excess > 0 else 0
+        return 0 < given < excess * self._unit
+
+    # ---- with the lock, or for what needs none
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the only one who takes anything.
+
+        Raises
+        ------
+        ArenaFull
+            Somebody else is, for long.
+        """
+        now = time.monotonic()
+        if self._is_copy or now < self._left_out or not self._gate.acquire(timeout=_PATIENCE):
+            raise ArenaFull("the common arena is in use")
+        try:
+            if self._lock < 0:
+                raise ArenaFull("the common arena is closed")
+            self._acquire(now + _PATIENCE)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._lock, fcntl.LOCK_UN)
+        finally:
+            self._gate.release()
+
+    def _acquire(self, end: float) -> None:
+        pause = 20e-6
+        while True:
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                now = time.monotonic()
+                if now >= end or not isinstance(error, BlockingIOError | PermissionError):
+                    self._left_out = now + _PAUSE
+                    raise ArenaFull("the common arena is in use") from error
+            else:
+                return
+            time.sleep(pause)  # the system can wait for such a lock, but not for some time only
+            pause *= 2
+
+    def _look(self) -> tuple[int, bytes]:
+        """Copy the part of the map that was ever in use."""
+        top = int(self._numbers[_TOP])
+        return top, self._map[:top].tobytes()
+
+    def _choose(self, taken: bytes, top: int, length: int) -> tuple[int, list[tuple[int, int]]]:
+        """Find a free stretch: where it starts, and its parts without pages."""
+        fitting = [(run.end() - run.start(), run.start()) for run in _WARM_RUNS.finditer(taken)]
+        found = min((run for run in fitting if run[0] >= length), default=None)
+        if found is not None:
+            return found[1], []
+        free = [(run.start(), run.end()) for run in _FREE_RUNS.finditer(taken)]
+        if free and free[-1][1] == top:
+            free[-1] = free[-1][0], self._size
+        else:
+            free.append((top, self._size))
+        free = [(start, end) for start, end in free if end - start >= length]
+        if not free:
+            raise ArenaFull(f"no {length * self._unit} bytes left in a segment of {self.arena.size}")
+        # Half of it from idle pages, or all of it new, in huge pages where it can be.
+        mixed = max(
+            ((taken.count(WARM, at, at + length), -at) for run in free for at in _ends(taken, *run, length)),
+            default=(0, 0),
+        )
+        if 2 * mixed[0] >= length:
+            start = -mixed[1]
+        else:
+            step = self._huge if length >= self._huge else 1
+            places = (_without_pages(taken, *run, length, step) for run in free)
+            start = next((at for at in places if at is not None), free[0][0])
+        return start, _cold_parts(taken, start, length)
+
+    def _note(self, taken: bytes, length: int, cold: list[tuple[int, int]]) -> int:
+        """Take note of a stretch that is taken besides; return how many idle units are too many then."""
+        in_use, idle = _count(taken)
+        in_use += length
+        idle -= length - sum(n for _, n in cold)
+        numbers, now = self._numbers, time.monotonic_ns()
+        if length:
+            numbers[_TAKEN] = now
+        if now >= numbers[_UNTIL]:
+            numbers[_BEFORE] = numbers[_MOST] if now < numbers[_UNTIL] + int(WINDOW * 1e9) else 0
+            numbers[_MOST], numbers[_UNTIL] = in_use, now + int(WINDOW * 1e9)
+        numbers[_MOST] = max(numbers[_MOST], in_use)
+        return min(idle, in_use + idle - self._allowed(in_use))
+
+    def _allowed(self, in_use: int) -> int:
+        """Tell how many units may be idle or in use."""
+        numbers = self._numbers
+        floor = int(numbers[_FLOOR])
+        return in_use if floor < 0 else max(int(numbers[_MOST]), int(numbers[_BEFORE]), floor)
+
+    def _claim(self, wanted: int) -> list[tuple[int, int]]:
+        """Take idle units out, to give them back: the longest runs that go as a whole, then the shortest."""
+        _, taken = self._look()
+        runs = sorted((run.end() - run.start(), run.start()) for run in _WARM_RUNS.finditer(taken))
+        claimed = []
+        while runs and wanted > 0:
+            whole = runs[-1][0] <= wanted
+            length, start = runs.pop(-1 if whole else 0)
+            # From its end, so that what is left starts where it did.
+            kept = max(0, length - wanted)
+            claimed.append((start + kept, length - kept))
+            wanted -= length - kept
+        for start, length in claimed:
+            self._map[start : start + length] = self.process
+        return claimed
+
+    def _trim_now(self, units: int) -> int:
+        try:
+            with self._locked():
+                claimed = self._claim(units)
+        except ArenaFull:
+            return 0
+        self._give_back(claimed)
+        return sum(length for _, length in claimed) * self._unit
+
+    def _give_back(self, claimed: list[tuple[int, int]], otherwise: int = WARM) -> None:
+        """Give the pages of units to the system that this process has, or that a dead one had."""
+        for start, length in claimed:
+            gone = self.arena.punch(start * self._unit, length * self._unit)
+            self._map[start : start + length] = COLD if gone else otherwise
+
+    def _free(self, offset: int, length: int, whose: int, warm: bool) -> None:
+        if self._is_copy:
+            return
+        unit = self._unit
+        units = self._map[offset // unit : (offset + length) // unit]
+        if length % unit or offset % unit or not length or (units != whose).any():
+            raise ValueError(f"not taken: {length} bytes at {offset}")
+        units[:] = WARM if warm else COLD
+
+
+def unit_of(size: int) -> int:
+    """Tell how long a unit of an arena of some size is, in bytes."""
+    unit = UNIT
+    while size > unit * MOST_UNITS:
+        unit *= 2
+    return unit
+
+
+def _count(taken: bytes) -> tuple[int, int]:
+    """Count the units in use, and those that are idle."""
+    units = np.frombuffer(taken, np.uint8)
+    idle = int(np.count_nonzero(units == WARM))
+    return len(units) - idle - int(np.count_nonzero(units == COLD)), idle
+
+
+def _ends(taken: bytes, start: int, end: int, length: int) -> Iterator[int]:
+    """Give where a stretch could start in a free run so as to have many idle units: at either end of them."""
+    first, last = taken.find(WARM, start, end), taken.rfind(WARM, start, end)
+    if first >= 0:
+        yield min(first, end - length)
+        yield max(start, last + 1 - length)
+
+
+def _without_pages(taken: bytes, start: int, end: int, length: int, step: int) -> int | None:
+    """Find where in a free run a stretch without pages could start, at a multiple of so many units."""
+    at = start
+    while (at := -(-at // step) * step) + length <= end:
+        warm = taken.rfind(WARM, at, at + length)
+        if warm < 0:
+            return at
+        at = warm + 1
+    return None
+
+
+def _cold_parts(taken: bytes, start: int, length: int) -> list[tuple[int, int]]:
+    """List the parts of a stretch without pages."""
+    seen = taken[start : start + length]
+    parts = [(start + run.start(), run.end() - run.start()) for run in _COLD_RUNS.finditer(seen)]
+    beyond = length - len(seen)
+    if beyond:
+        if parts and sum(parts[-1]) == start + len(seen):
+            parts[-1] = parts[-1][0], parts[-1][1] + beyond
+        else:
+            parts.append((start + len(seen), beyond))
+    return parts
