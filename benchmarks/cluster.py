@@ -2,7 +2,8 @@
 
 Both run on this machine, and every byte between Dask workers goes over TCP. Memory is the private memory of
 all processes together and what lies in shared memory, looked at several times a second; how much there was
-before the first workload is told too. Needs ``distributed``.
+before the first workload is told too. To look takes a third of a core where much is mapped, so time is
+measured by itself. Needs ``distributed``.
 """
 
 from __future__ import annotations
@@ -110,20 +111,26 @@ class Measured:
 
 
 def measure(client: Client, workload: Workload, shape: tuple[int, int], chunk: int) -> Measured:
-    """Load an array, and compute something of it; the best of two times, the most memory."""
-    seconds, peak, value = float("inf"), 0, 0.0
-    for _ in range(2):
-        x = da.random.default_rng(1).random(shape, chunks=chunk)
-        with watched() as watch:
-            began = time.perf_counter()
-            x = x.persist()
-            wait(x)
-            value = float(workload(x).compute())
-            seconds = min(seconds, time.perf_counter() - began)
-        peak = max(peak, watch.peak)
-        del x
-        client.run(lambda: None)
-    return Measured(seconds, peak, value)
+    """Load an array, and compute something of it: the best of three times, and the most memory of two."""
+    with watched() as watch:
+        values = [_timed(client, workload, shape, chunk)[1] for _ in range(2)]
+    found = [_timed(client, workload, shape, chunk) for _ in range(3)]
+    values += [value for _, value in found]
+    assert max(values) - min(values) <= 1e-9 * abs(values[0]), values
+    return Measured(min(seconds for seconds, _ in found), watch.peak, values[0])
+
+
+def _timed(client: Client, workload: Workload, shape: tuple[int, int], chunk: int) -> tuple[float, float]:
+    """Load an array, and compute something of it; tell the seconds that it took, and the value."""
+    x = da.random.default_rng(1).random(shape, chunks=chunk)
+    began = time.perf_counter()
+    x = x.persist()
+    wait(x)
+    value = float(workload(x).compute())
+    seconds = time.perf_counter() - began
+    del x
+    client.run(lambda: None)
+    return seconds, value
 
 
 def run_all(

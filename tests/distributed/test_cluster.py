@@ -205,6 +205,28 @@ def test_what_comes_over_the_network_enters_shared_memory_once(client):
     assert engines(client)[there].copied - before == N * 8
 
 
+def test_what_comes_over_the_network_enters_shared_memory_before_it_is_needed(client):
+    here, there = client.cluster.scheduler.workers
+    array = client.submit(np.ones, N, workers=[here])
+    before = engines(client)[there]
+    client.replicate(array, workers=[there])
+    until(lambda: engines(client)[there].copied - before.copied == N * 8)
+    del array
+    until(lambda: engines(client)[there].live <= before.live)
+
+
+def test_what_was_cut_from_a_block_does_not_keep_it_in_place(client):
+    here, _ = client.cluster.scheduler.workers
+    array = client.submit(np.ones, (8, N), workers=[here])
+    part = client.submit(operator.getitem, array, slice(0, 2), workers=[here], pure=False)
+    assert client.submit(np.sum, part, workers=[here]).result() == 2 * N
+
+    def is_stored(key, dask_worker):
+        return dask_worker.data.stored(key) is not None
+
+    until(lambda: client.run(is_stored, part.key, workers=[here])[here])
+
+
 def test_tasks_may_change_their_inputs(client):
     def spoil(x):
         x[:] = 7

@@ -1,6 +1,7 @@
 """More or fewer workers while an engine is in use."""
 
 import os
+import signal
 import threading
 import time
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 
 import graphmill
+from graphmill.engine import crew
 from graphmill.errors import EngineClosed, PoolError
 
 LIMIT = 60
@@ -116,3 +118,21 @@ def test_after_the_end(engine):
     engine.close()
     with pytest.raises(EngineClosed):
         engine.scale(3)
+
+
+def test_workers_share_memory_in_groups(monkeypatch):
+    monkeypatch.setattr(crew, "GROUP", 2)
+    big = 400_000
+    dsk = {("x", i): (np.full, big, i) for i in range(40)}
+    dsk |= {("y", i): (np.add, ("x", i), ("x", (i + 1) % 40)) for i in range(40)}
+    with graphmill.Engine(5, warm_limit=0) as engine:
+        for victim in (None, 0, 3):
+            if victim is not None:
+                os.kill(engine.pool.pid(victim), signal.SIGKILL)
+            found = engine.get(dsk, [("y", i) for i in range(40)])
+            assert [array[-1] for array in found] == [i + (i + 1) % 40 for i in range(40)]
+            assert len(engine.crew._commons) == 3
+            del found
+        until(lambda: engine.blocks.live == 0)
+        engine.rest()
+        assert engine.memory().arenas == 0

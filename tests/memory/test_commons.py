@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from graphmill.errors import ArenaFull
 from graphmill.memory import commons as module
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId
-from graphmill.memory.commons import BLOCK, COLD, FIRST_WORKER, MAKER, UNIT, WARM, Commons, unit_of
+from graphmill.memory.commons import UNIT, Commons, unit_of
 from graphmill.memory.heap import Heap
 from graphmill.memory.mapping import CAN_REVERT, HUGE_PAGE
+from graphmill.memory.units import BLOCK, COLD, FIRST_WORKER, MAKER, WARM
 from tests.memory.conftest import ENVIRONMENT
 
 pytestmark = pytest.mark.skipif(not CAN_REVERT, reason="pages cannot be given back here")
@@ -271,7 +273,7 @@ def test_what_is_closed_takes_nothing(made):
 FORKING = """
 import os, pathlib, sys
 from graphmill.memory.arena import Arena
-from graphmill.memory.commons import FIRST_WORKER, UNIT, Commons
+from graphmill.memory.commons import UNIT, Commons
 from graphmill.memory.heap import Heap
 with Arena.create(1, 64 * UNIT) as arena, Arena.create(2, 64 * UNIT) as own:
     commons = Commons.create(arena, pathlib.Path(sys.argv[1]), UNIT)
@@ -301,7 +303,8 @@ import numpy as np
 from graphmill.errors import ArenaFull
 from graphmill.memory.arena import Arena, ArenaHandle
 from graphmill.memory.commons import UNIT, Commons
-handle, path, process, seconds = eval(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+handle, path, process = eval(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+seconds = float(sys.argv[4])
 arena = Arena.attach(handle)
 commons, chance, held, taken = Commons(arena, path, process), random.Random(process), [], 0
 end = time.monotonic() + seconds
@@ -366,7 +369,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self):
         self.stack = ExitStack()
         self.arena = self.stack.enter_context(Arena.create(1, UNITS * UNIT))
-        path = os.path.join(os.environ["TMPDIR_OF_TEST"], f"common-{time.monotonic_ns()}")
+        path = Path(os.environ["TMPDIR_OF_TEST"], f"common-{time.monotonic_ns()}")
         self.all = [Commons.create(self.arena, path, 8 * UNIT)]
         self.all += [Commons(self.arena, path, FIRST_WORKER + i) for i in range(2)]
         #: {where a stretch starts: its length, who has it or None for a block, what is written there}

@@ -1,8 +1,9 @@
 """What a Dask worker holds, with large values in shared memory.
 
 Whoever asks for a value gets it, over the shared memory; nothing is copied. While nobody looks at a value
-the engine may move it to disk, so Dask needs no spilling of its own. What came over the network, or from a
-thread, enters shared memory when a task first needs it, once.
+the engine may move it to disk, so Dask needs no spilling of its own. What comes over the network, or from a
+thread, enters shared memory at once: values that came in one message have one piece of memory, which stays as
+long as any of them needs it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class SharedData(MutableMapping[Any, Any]):
         with self._lock:
             self._forget(key)
             self._values[key] = value
+        self._see_to(key, value)
 
     def __delitem__(self, key: Any) -> None:
         with self._lock:
@@ -118,13 +120,17 @@ class SharedData(MutableMapping[Any, Any]):
             The value, for what is not held here.
         """
         held = self._values.get(key, value)
-        if type(held) is Stored:
-            return held
-        entering = self._entering.get(key)
-        if entering is None and key in self._values and sizeof(held) >= _SMALL:
-            entering = self._entering[key] = Future()
-            self._thread.submit(self._enter, key, held, entering)
-        return held if entering is None else entering
+        return held if type(held) is Stored else self._entering.get(key, held)
+
+    def _see_to(self, key: Any, value: Any) -> None:
+        """Have a large value enter shared memory, on a thread beside the worker's own."""
+        if type(value) is Stored or sizeof(value) < _SMALL:
+            return
+        entering = self._entering[key] = Future()
+        try:
+            self._thread.submit(self._enter, key, value, entering)
+        except RuntimeError:
+            del self._entering[key]  # this is closed, and it stays where it is
 
     def _enter(self, key: Any, value: Any, future: Future) -> None:
         """Put a value into shared memory, and let go of the one outside."""

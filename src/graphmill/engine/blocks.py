@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Encoded, Extent
-from graphmill.memory.commons import FIRST_WORKER, Commons
+from graphmill.memory.commons import Commons
 from graphmill.memory.recent import RecentMost
 from graphmill.memory.spill import SpillFile
 
@@ -75,8 +75,8 @@ class Blocks:
         self, warm_limit: int, on_gone: Callable[[int], None], open_spill: Callable[[], SpillFile]
     ) -> None:
         self._warm_limit = warm_limit
-        #: The common arena; None if there is none.
-        self._commons: Commons | None = None
+        #: The common arenas, by number.
+        self._commons: dict[int, Commons] = {}
         self._on_gone = on_gone
         self._open_spill = open_spill
         self._spill_file: SpillFile | None = None
@@ -106,14 +106,11 @@ class Blocks:
             self._of_workers.add(arena.number)
 
     def add_commons(self, commons: Commons) -> None:
-        """Take on the common arena."""
-        self._commons = commons
-        self._homes[commons.arena.number] = _Home(commons.arena, commons.free_block)
-
-    def bury(self, worker: int) -> None:
-        """Free what a worker that is dead had in the common arena, but for its blocks."""
-        if self._commons is not None:
-            self._commons.bury(FIRST_WORKER + worker)
+        """Take on a common arena."""
+        number = commons.arena.number
+        self._commons[number] = commons
+        self._homes[number] = _Home(commons.arena, commons.free_block)
+        self.warm_limit = self._warm_limit  # a part of it is for this one
 
     @property
     def warm_limit(self) -> int:
@@ -123,21 +120,20 @@ class Blocks:
     @warm_limit.setter
     def warm_limit(self, nbytes: int) -> None:
         self._warm_limit = nbytes
-        if self._commons is not None:
-            self._commons.keep(nbytes)
+        for commons in self._commons.values():
+            commons.keep(nbytes // len(self._commons))
 
     def look(self) -> None:
-        """See how many pages of the common arena are idle, and give back what is too many of them."""
-        commons = self._commons
-        if commons is not None:
+        """See how many pages of common arenas are idle, and give back what is too many of them."""
+        for number, commons in self._commons.items():
             commons.trim_excess()
-            self._homes[commons.arena.number].warm = commons.warm_bytes
+            self._homes[number].warm = commons.warm_bytes
 
     def rest(self) -> None:
-        """Give back all idle pages of the common arena."""
-        if self._commons is not None:
-            self._commons.give_back_all()
-            self._homes[self._commons.arena.number].warm = 0
+        """Give back all idle pages of common arenas."""
+        for number, commons in self._commons.items():
+            commons.give_back_all()
+            self._homes[number].warm = 0
 
     def rested(self, number: int, warm: int) -> None:
         """Note that a worker had nothing to do, and keeps no more than so many bytes of idle pages."""
@@ -167,14 +163,13 @@ class Blocks:
 
     @property
     def warm(self) -> int:
-        """Bytes of pages that nobody needs now, beside those of the common arena."""
+        """Bytes of pages that nobody needs now, beside those of common arenas."""
         return sum(home.warm for home in self._homes.values()) - self.common_warm
 
     @property
     def common_warm(self) -> int:
-        """Bytes of pages of the common arena that nobody needs now, as far as is known."""
-        commons = self._commons
-        return 0 if commons is None else self._homes[commons.arena.number].warm
+        """Bytes of pages of common arenas that nobody needs now, as far as is known."""
+        return sum([self._homes[number].warm for number in self._commons])
 
     def occupied(self) -> int:
         """Bytes of memory that all arenas take up now; the spill file is not among them."""
@@ -225,8 +220,8 @@ class Blocks:
         return self._add(extent) if record is None else record
 
     def _add(self, extent: Extent) -> _Record:
-        home, commons = self._homes[extent.arena], self._commons
-        if commons is not None and home.arena is commons.arena:
+        home, commons = self._homes[extent.arena], self._commons.get(extent.arena)
+        if commons is not None:
             commons.publish(extent.block, extent.length)
         home.blocks += 1
         home.warm = max(0, home.warm - extent.length)
@@ -274,8 +269,7 @@ class Blocks:
         A page that was there when most was needed lately takes no more memory than was taken before, and a
         new one costs ten times as much as its use. Only workers give pages back when they have nothing to do.
         """
-        commons = self._commons
-        if commons is not None and block.arena == commons.arena.number:
+        if block.arena in self._commons:
             return self._warm_limit > 0
         spare = self._warm_limit
         if spare and block.arena in self._of_workers:
@@ -356,9 +350,9 @@ class Blocks:
     def close(self) -> None:
         """Let go of all arenas, whatever lies in them; may be called again."""
         homes, self._homes = self._homes, {}
-        if self._commons is not None:
-            self._commons.close()
-            self._commons = None
+        for commons in self._commons.values():
+            commons.close()
+        self._commons.clear()
         self._records.clear()
         for home in homes.values():
             home.arena.close()

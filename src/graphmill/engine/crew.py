@@ -21,9 +21,11 @@ from graphmill.engine.seats import Client, Flight, Seat
 from graphmill.errors import PoolError
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId
-from graphmill.memory.commons import FIRST_WORKER, MOST_WORKERS
+from graphmill.memory.commons import Commons
 from graphmill.memory.leftovers import own_name
+from graphmill.memory.mapping import CAN_REVERT
 from graphmill.memory.segments import SHARED_MEMORY
+from graphmill.memory.units import FIRST_WORKER
 from graphmill.workers.claims import Claims
 from graphmill.workers.messages import Died
 from graphmill.workers.pool import Pool
@@ -39,6 +41,10 @@ from graphmill.workers.work import (
 
 logger = logging.getLogger(__name__)
 
+#: So many workers take large memory from one arena: who takes it has a lock for up to 0.1 milliseconds.
+GROUP = 16
+#: What the map of a common arena is called.
+_COMMON = "common-{}"
 #: Seconds that tasks have to stop once they are interrupted, before their worker is ended.
 STOP_LIMIT = 0.7
 
@@ -83,8 +89,8 @@ class Crew:
         self._in_files = in_files
         #: How many bytes of idle pages each worker may keep.
         self.warm_limit = warm_limit
-        #: The number of the common arena, and the path of its map; None where there is none.
-        self.common: tuple[int, str] | None = None
+        #: The common arenas, by group of workers; None where there is none.
+        self._commons: dict[int, Commons | None] = {}
         #: Dask's settings, pickled, as tasks are to see them.
         self.settings: bytes | None = None
         #: Jobs that no worker was given yet: each has one that may last for ever, or stands still.
@@ -133,6 +139,28 @@ class Crew:
         self.add_arena(arena)
         return arena
 
+    def commons_of(self, worker: int) -> Commons | None:
+        """Get the arena that a worker and others take large memory from; None if it has its own only."""
+        group = worker // GROUP
+        if group not in self._commons:
+            self._commons[group] = self._make_commons()
+        return self._commons[group]
+
+    def _make_commons(self) -> Commons | None:
+        if self._in_files or not CAN_REVERT:
+            return None
+        arena = self.new_arena(in_file=False)
+        try:
+            commons = Commons.create(arena, self._folder / _COMMON.format(arena.number), self.warm_limit)
+        except OSError as error:
+            logger.info("each process has its own memory only: %s", error)
+            self.forget_arena(arena.number)
+            arena.close()
+            arena.unlink()
+            return None
+        self._blocks.add_commons(commons)
+        return commons
+
     @property
     def arenas(self) -> dict[int, Arena]:
         """All arenas, by number; it grows and shrinks."""
@@ -163,9 +191,11 @@ class Crew:
             logger.info("what a worker has not begun cannot be taken back: %s", error)
         claims = None if seat.claims is None else str(path)
         authkey = bytes(current_process().authkey)
+        commons = self.commons_of(seat.number)
         common = None
-        if self.common is not None and seat.number < MOST_WORKERS:
-            common = *self.common, FIRST_WORKER + seat.number
+        if commons is not None:
+            path = self._folder / _COMMON.format(commons.arena.number)
+            common = commons.arena.number, str(path), _number_of(seat)
         begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), claims, common, authkey)
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
@@ -397,7 +427,9 @@ class Crew:
             if number is not None:
                 del self._owner[number]
                 self._blocks.retire(number)
-        self._blocks.bury(seat.number)
+        commons = self._commons.get(seat.number // GROUP)
+        if commons is not None:
+            commons.bury(_number_of(seat))
         flights = seat.clear()
         if not seat.gone:
             self._pool.restart(seat.number)
@@ -492,6 +524,11 @@ class Crew:
                 seat.claims.close()
         self._arenas.clear()
         self._numbers = None
+
+
+def _number_of(seat: Seat) -> int:
+    """Tell which process of its common arena a worker is."""
+    return FIRST_WORKER + seat.number % GROUP
 
 
 def values_in(report: Report | BatchReport) -> list[Shipped]:

@@ -11,7 +11,7 @@ import os
 
 from graphmill.engine.blocks import Blocks
 from graphmill.engine.choices import Choices
-from graphmill.engine.crew import Crew
+from graphmill.engine.crew import GROUP, Crew
 from graphmill.engine.limit import Limit
 from graphmill.engine.packing import Packer
 from graphmill.engine.requirements import (
@@ -25,10 +25,8 @@ from graphmill.engine.views import Views
 from graphmill.errors import SpillError
 from graphmill.machine import physical_memory
 from graphmill.memory.arena import fitting_size, shared_memory_room
-from graphmill.memory.commons import Commons
 from graphmill.memory.heap import Heap
 from graphmill.memory.leftovers import OwnedFolder, own_name, remove_leftovers
-from graphmill.memory.mapping import CAN_REVERT
 from graphmill.memory.spill import SpillFile
 from graphmill.workers.pool import Pool
 
@@ -84,7 +82,7 @@ class Parts:
             pool,
             self.blocks,
             # Address space, not memory: in a container too, there may be more in files than in its memory.
-            arena_size=fitting_size(physical_memory(), 3 * workers + 4),
+            arena_size=fitting_size(physical_memory(), 3 * workers + 4 + workers // GROUP),
             folder=self.folder.path,
             in_files=in_files,
             warm_limit=choices.warm_limit // workers,
@@ -107,29 +105,11 @@ class Parts:
         """Make the memory in which this process puts values, which it alone allocates in."""
         own = self.crew.new_arena(in_file=False)
         overflow = None if in_files else self.crew.new_arena(in_file=True)
-        heap = Heap(own, overflow, self._make_commons(in_files=in_files))
+        heap = Heap(own, overflow, self.crew.commons_of(0))
         for arena in (own, overflow):
             if arena is not None:
                 self.blocks.add_arena(arena, heap.give_back)
         return heap
-
-    def _make_commons(self, *, in_files: bool) -> Commons | None:
-        """Make the arena that all processes take large memory from; None where it would be of no use."""
-        if in_files or not CAN_REVERT:
-            return None
-        arena = self.crew.new_arena(in_file=False)
-        path = self.folder.path / "common"
-        try:
-            commons = Commons.create(arena, path, self._choices.warm_limit)
-        except OSError as error:
-            logger.info("each process has its own memory: %s", error)
-            self.crew.forget_arena(arena.number)
-            arena.close()
-            arena.unlink()
-            return None
-        self.blocks.add_commons(commons)
-        self.crew.common = arena.number, str(path)
-        return commons
 
     def _pids(self) -> list[int]:
         pids = [os.getpid(), self._pool.template_pid]

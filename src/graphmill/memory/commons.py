@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -40,25 +39,13 @@ from graphmill.memory.arena import Arena, create_file, reserve_pages
 from graphmill.memory.block import BlockId
 from graphmill.memory.mapping import HUGE_PAGE, map_shared
 from graphmill.memory.ranges import Range
+from graphmill.memory.units import BLOCK, COLD, MAKER, WARM, Run, Units
 
 #: Length of a unit where the arena has at most so many of them, in bytes; else as long as it takes.
 UNIT: Final = 64 << 10
 MOST_UNITS: Final = 1 << 20
 #: Stretches of fewer units are not worth a look at the map: some of the last one is not used.
 _LEAST: Final = 16
-
-# What a byte of the map says. All other numbers are processes: who allocates there now.
-#: No page is there, and nobody has it.
-COLD: Final = 0
-#: All pages are there, and nobody has it.
-WARM: Final = 1
-#: It is part of a block.
-BLOCK: Final = 255
-#: The process that made the arena.
-MAKER: Final = 254
-#: The first worker, and how many there can be.
-FIRST_WORKER: Final = 2
-MOST_WORKERS: Final = MAKER - FIRST_WORKER
 
 # The numbers before the map.
 #: How many units have ever been in use, from the first one on.
@@ -73,13 +60,10 @@ _NUMBERS = 8
 _HEADER = _NUMBERS * 8
 
 #: Seconds for which the most is remembered at least; at most twice as long.
-WINDOW: Final = 3.0
+WINDOW: Final = 1.0
 #: Seconds for which the lock is waited for, and then left alone. It is held for some 50 microseconds.
 _PATIENCE = 0.02
 _PAUSE = 1.0
-_WARM_RUNS = re.compile(bytes([WARM]) + b"+")
-_COLD_RUNS = re.compile(bytes([COLD]) + b"+")
-_FREE_RUNS = re.compile(bytes([ord("["), COLD, WARM, ord("]")]) + b"+")
 
 
 class Commons:
@@ -100,8 +84,8 @@ class Commons:
     """
 
     __slots__ = (
-        *("_gate", "_huge", "_is_copy", "_left_out", "_lock", "_map", "_numbers", "_size", "_unit"),
-        *("arena", "least", "process"),
+        *("_gate", "_is_copy", "_left_out", "_lock", "_map", "_numbers"),
+        *("_size", "_unit", "_units", "arena", "least", "process"),
     )
 
     def __init__(self, arena: Arena, path: Path, process: int) -> None:
@@ -111,9 +95,8 @@ class Commons:
         self._unit = unit_of(arena.size)
         #: Stretches below so many bytes are to be taken from elsewhere.
         self.least = _LEAST * self._unit
-        #: Stretches from this length on start where a huge page does, in units.
-        self._huge = max(1, HUGE_PAGE // self._unit)
         self._size = arena.size // self._unit
+        self._units = Units(self._size, max(1, HUGE_PAGE // self._unit))
         #: Whether this is a forked copy of the process: then what it frees is its own.
         self._is_copy = False
         #: The map, which is locked by who takes something; -1 once this is closed.
@@ -183,12 +166,14 @@ class Commons:
         unit = self._unit
         length = -(-nbytes // unit)
         with self._locked():
-            top, taken = self._look()
-            start, cold = self._choose(taken, top, length)
-            if start + length > top:
-                self._numbers[_TOP] = start + length
+            self._look()
+            found = self._units.choose(length)
+            if found is None:
+                raise ArenaFull(f"no {length * unit} bytes left in a segment of {self.arena.size}")
+            start, cold = found
+            self._numbers[_TOP] = max(self._numbers[_TOP], start + length)
             self._map[start : start + length] = self.process
-            excess = self._note(taken, length, cold)
+            excess = self._note(length, cold)
             given = self._claim(excess) if excess > 0 else []
         self._give_back(given)
         return Range(start * unit, length * unit, tuple([(at * unit, n * unit) for at, n in cold]))
@@ -261,11 +246,11 @@ class Commons:
 
     def bury(self, process: int) -> None:
         """Free what a process had that has ended, but for its blocks."""
-        number = bytes([process])
-        taken = self._map[: self._numbers[_TOP]].tobytes()
-        runs = re.finditer(re.escape(number) + b"+", taken)
+        with self._gate:
+            self._look()
+            runs = self._units.runs_of(process)
         # Nobody knows which pages are there: where they cannot be given back, nobody may use them again.
-        self._give_back([(run.start(), run.end() - run.start()) for run in runs], otherwise=BLOCK)
+        self._give_back(runs, otherwise=BLOCK)
 
     def keep(self, warm_limit: int) -> None:
         """Say how many bytes may be idle in any case, together with those in use; 0 keeps none at all."""
@@ -273,8 +258,9 @@ class Commons:
 
     def trim_excess(self) -> int:
         """Give idle pages back that are too many; return how many bytes went."""
-        _, taken = self._look()
-        excess = self._note(taken, 0, [])
+        with self._gate:
+            self._look()
+            excess = self._note(0, [])
         return 0 if excess <= 0 else self._trim_now(excess)
 
     def give_back_all(self) -> None:
@@ -298,8 +284,9 @@ class Commons:
         """
         if time.monotonic_ns() - int(self._numbers[_TAKEN]) < seconds * 1e9:
             return False
-        _, taken = self._look()
-        in_use, idle = _count(taken)
+        with self._gate:
+            self._look()
+            in_use, idle = self._units.count()
         self._numbers[_MOST], self._numbers[_BEFORE] = in_use, 0
         excess = in_use + idle - self._allowed(in_use)
         given = self._trim_now(min(excess, -(-nbytes // self._unit))) if excess > 0 else 0
@@ -345,43 +332,14 @@ class Commons:
             time.sleep(pause)  # the system can wait for such a lock, but not for some time only
             pause *= 2
 
-    def _look(self) -> tuple[int, bytes]:
-        """Copy the part of the map that was ever in use."""
-        top = int(self._numbers[_TOP])
-        return top, self._map[:top].tobytes()
+    def _look(self) -> None:
+        self._units.look(self._map[: self._numbers[_TOP]])
 
-    def _choose(self, taken: bytes, top: int, length: int) -> tuple[int, list[tuple[int, int]]]:
-        """Find a free stretch: where it starts, and its parts without pages."""
-        fitting = [(run.end() - run.start(), run.start()) for run in _WARM_RUNS.finditer(taken)]
-        found = min((run for run in fitting if run[0] >= length), default=None)
-        if found is not None:
-            return found[1], []
-        free = [(run.start(), run.end()) for run in _FREE_RUNS.finditer(taken)]
-        if free and free[-1][1] == top:
-            free[-1] = free[-1][0], self._size
-        else:
-            free.append((top, self._size))
-        free = [(start, end) for start, end in free if end - start >= length]
-        if not free:
-            raise ArenaFull(f"no {length * self._unit} bytes left in a segment of {self.arena.size}")
-        # Half of it from idle pages, or all of it new, in huge pages where it can be.
-        mixed = max(
-            ((taken.count(WARM, at, at + length), -at) for run in free for at in _ends(taken, *run, length)),
-            default=(0, 0),
-        )
-        if 2 * mixed[0] >= length:
-            start = -mixed[1]
-        else:
-            step = self._huge if length >= self._huge else 1
-            places = (_without_pages(taken, *run, length, step) for run in free)
-            start = next((at for at in places if at is not None), free[0][0])
-        return start, _cold_parts(taken, start, length)
-
-    def _note(self, taken: bytes, length: int, cold: list[tuple[int, int]]) -> int:
+    def _note(self, length: int, cold: list[Run]) -> int:
         """Take note of a stretch that is taken besides; return how many idle units are too many then."""
-        in_use, idle = _count(taken)
+        in_use, idle = self._units.count()
         in_use += length
-        idle -= length - sum(n for _, n in cold)
+        idle -= length - sum(run.length for run in cold)
         numbers, now = self._numbers, time.monotonic_ns()
         if length:
             numbers[_TAKEN] = now
@@ -397,17 +355,17 @@ class Commons:
         floor = int(numbers[_FLOOR])
         return in_use if floor < 0 else max(int(numbers[_MOST]), int(numbers[_BEFORE]), floor)
 
-    def _claim(self, wanted: int) -> list[tuple[int, int]]:
+    def _claim(self, wanted: int) -> list[Run]:
         """Take idle units out, to give them back: the longest runs that go as a whole, then the shortest."""
-        _, taken = self._look()
-        runs = sorted((run.end() - run.start(), run.start()) for run in _WARM_RUNS.finditer(taken))
+        self._look()
+        runs = sorted((run.length, run.start) for run in self._units.runs_of(WARM))
         claimed = []
         while runs and wanted > 0:
             whole = runs[-1][0] <= wanted
             length, start = runs.pop(-1 if whole else 0)
             # From its end, so that what is left starts where it did.
             kept = max(0, length - wanted)
-            claimed.append((start + kept, length - kept))
+            claimed.append(Run(start + kept, length - kept))
             wanted -= length - kept
         for start, length in claimed:
             self._map[start : start + length] = self.process
@@ -422,7 +380,7 @@ class Commons:
         self._give_back(claimed)
         return sum(length for _, length in claimed) * self._unit
 
-    def _give_back(self, claimed: list[tuple[int, int]], otherwise: int = WARM) -> None:
+    def _give_back(self, claimed: list[Run], otherwise: int = WARM) -> None:
         """Give the pages of units to the system that this process has, or that a dead one had."""
         for start, length in claimed:
             gone = self.arena.punch(start * self._unit, length * self._unit)
@@ -444,42 +402,3 @@ def unit_of(size: int) -> int:
     while size > unit * MOST_UNITS:
         unit *= 2
     return unit
-
-
-def _count(taken: bytes) -> tuple[int, int]:
-    """Count the units in use, and those that are idle."""
-    units = np.frombuffer(taken, np.uint8)
-    idle = int(np.count_nonzero(units == WARM))
-    return len(units) - idle - int(np.count_nonzero(units == COLD)), idle
-
-
-def _ends(taken: bytes, start: int, end: int, length: int) -> Iterator[int]:
-    """Give where a stretch could start in a free run so as to have many idle units: at either end of them."""
-    first, last = taken.find(WARM, start, end), taken.rfind(WARM, start, end)
-    if first >= 0:
-        yield min(first, end - length)
-        yield max(start, last + 1 - length)
-
-
-def _without_pages(taken: bytes, start: int, end: int, length: int, step: int) -> int | None:
-    """Find where in a free run a stretch without pages could start, at a multiple of so many units."""
-    at = start
-    while (at := -(-at // step) * step) + length <= end:
-        warm = taken.rfind(WARM, at, at + length)
-        if warm < 0:
-            return at
-        at = warm + 1
-    return None
-
-
-def _cold_parts(taken: bytes, start: int, length: int) -> list[tuple[int, int]]:
-    """List the parts of a stretch without pages."""
-    seen = taken[start : start + length]
-    parts = [(start + run.start(), run.end() - run.start()) for run in _COLD_RUNS.finditer(seen)]
-    beyond = length - len(seen)
-    if beyond:
-        if parts and sum(parts[-1]) == start + len(seen):
-            parts[-1] = parts[-1][0], parts[-1][1] + beyond
-        else:
-            parts.append((start + len(seen), beyond))
-    return parts

@@ -37,6 +37,8 @@ from dataclasses import dataclass, field
 from pickle import PickleBuffer
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from graphmill.errors import AllowanceSpent, ArenaFull
 from graphmill.memory.arena import PAGE, Arena
 from graphmill.memory.block import BlockId, Extent
@@ -525,7 +527,9 @@ class Heap:
                 self._count(nbytes)
                 part, taken = self._take(nbytes)
                 self._publish(part, taken.offset, taken.length)
-            part.memory[taken.offset : taken.offset + nbytes] = raw
+            if nbytes:
+                place = np.frombuffer(part.memory, np.uint8, nbytes, taken.offset)
+                np.copyto(place, np.frombuffer(raw, np.uint8))  # other threads can go on meanwhile
         self.copied += nbytes
         self._settle_releases()
         return Extent(part.arena.number, taken.offset, 0, nbytes, taken.length)
