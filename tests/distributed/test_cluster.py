@@ -21,7 +21,9 @@ import dask  # noqa: E402 - only where distributed is
 
 import graphmill  # noqa: E402 - the same
 from graphmill.distributed import GraphmillPlugin  # noqa: E402 - the same
+from graphmill.distributed.data import SharedData  # noqa: E402 - the same
 from graphmill.distributed.tasks import needs_worker  # noqa: E402 - the same
+from graphmill.errors import ArenaFull  # noqa: E402 - the same
 
 #: distributed and Tornado warn of much that is not ours.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(180)]
@@ -326,3 +328,22 @@ def test_dask_worker_with_preload(nanny):
 
 def test_no_thread_is_left():
     assert not [each for each in threading.enumerate() if each.name.startswith("graphmill")]
+
+
+def test_a_value_that_had_no_room_may_enter_later(monkeypatch):
+    with graphmill.Engine(1) as engine:
+        data, failures = SharedData(engine), []
+
+        def store(value, real=engine.store):
+            if not failures:
+                failures.append(ArenaFull("no room"))
+                raise failures[0]
+            return real(value)
+
+        monkeypatch.setattr(engine, "store", store)
+        data["x"] = np.ones(N)
+        until(lambda: failures and "x" not in data._entering)
+        assert data["x"][0] == 1
+        assert data.reference("x", None).result()[-1] == 1
+        until(lambda: data.stored("x") is not None)
+        data.close()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 
@@ -111,3 +112,64 @@ with Engine(1, memory_limit=least + 190 * MB) as engine:
 
 def test_nothing_goes_to_disk_for_what_idle_workers_keep(script):
     assert script(SCRIPT).strip() == "True 0 True"
+
+
+def occupied(engine):
+    return engine.memory().arenas
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_the_user_lets_go_of_later_goes_back_though_nothing_runs():
+    with Engine(2, warm_limit="16MB") as engine:
+        engine.get({"x": (sum, [1, 2])}, "x")
+        stored = [engine.store(np.full(5 * MB, 1.0)) for _ in range(4)]
+        assert engine.blocks.occupied() >= 160 * MB
+        del stored
+        until(lambda: engine.blocks.occupied() <= 16 * MB)  # looks, and does nothing else
+
+
+def test_a_closed_engine_keeps_what_is_looked_at_and_no_more():
+    engine = Engine(2)
+    keys = list("abcd")
+    results = engine.get({key: (np.full, 5 * MB, ord(key)) for key in keys}, keys)
+    files = [os.dup(arena.descriptor) for arena in engine.crew.arenas.values()]
+
+    def left():
+        return sum(os.fstat(file).st_blocks * 512 for file in files)
+
+    try:
+        kept = results[2]
+        del results
+        engine.close()
+        assert 40 * MB <= left() <= 41 * MB
+        assert (kept == ord("c")).all()
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def too_much():
+    return [np.frombuffer(bytes(20 * MB), np.uint8) for _ in range(30)]
+
+
+def test_a_result_that_is_too_large_leaves_nothing_behind(script):
+    script(
+        "import graphmill\n"
+        "from tests.engine.test_resting import too_much\n"
+        "with graphmill.Engine(1, memory_limit='500MB') as engine:\n"
+        "    for _ in range(2):\n"
+        "        try:\n"
+        "            engine.get({'x': (too_much,)}, 'x')\n"
+        "        except graphmill.errors.MemoryLimitError:\n"
+        "            pass\n"
+        "        else:\n"
+        "            raise SystemExit('it has fit')\n"
+        "        engine.rest()\n"
+        "        assert engine.memory().arenas < 20 << 20, engine.memory()\n"
+    )

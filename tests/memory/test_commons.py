@@ -186,16 +186,23 @@ def test_what_was_in_use_long_ago_does_not_count(made, monkeypatch):
     assert commons.warm_bytes == 4 * UNIT
 
 
-def test_pages_go_back_where_nobody_has_taken_anything_for_some_time(made):
+def test_pages_go_back_where_nobody_has_taken_anything_for_some_time(made, monkeypatch):
     commons = made(warm_limit=4 * UNIT)
     found = take(commons, 20)
+    assert commons.rest(8 * UNIT) is None, "nothing is idle"
+    assert commons.keeps(found.length, 0)
     commons.free(found.offset, found.length)
-    assert not commons.rest(60, 8 * UNIT)
+    assert 1 < commons.rest(8 * UNIT) <= module.REST
     assert commons.warm_bytes == 20 * UNIT
-    assert commons.rest(0, 8 * UNIT)
+    monkeypatch.setattr(module, "REST", 0.0)
+    assert not commons.keeps(found.length, 0)
+    assert commons.keeps(3 * UNIT, UNIT)
+    assert commons.rest(8 * UNIT) == 0
     assert commons.warm_bytes == 12 * UNIT
-    assert not commons.rest(0, 8 * UNIT)
+    assert commons.rest(8 * UNIT) is None
     assert commons.warm_bytes == 4 * UNIT
+    commons.keep(0)
+    assert not commons.keeps(UNIT, 0)
 
 
 def test_all_idle_pages_can_be_had(made):
@@ -253,6 +260,7 @@ def test_a_process_that_is_stopped_with_the_lock_keeps_nobody_waiting(made, path
             with pytest.raises(ArenaFull, match="in use"):
                 commons.allocate(MB)
             assert commons.trim(MB) == []
+            assert commons.rest(MB) is None, "nothing is idle"
             holder.kill()
         heap.release(address)
         commons._left_out = 0.0

@@ -120,7 +120,11 @@ class SharedData(MutableMapping[Any, Any]):
             The value, for what is not held here.
         """
         held = self._values.get(key, value)
-        return held if type(held) is Stored else self._entering.get(key, held)
+        if type(held) is Stored:
+            return held
+        if key in self._values and key not in self._entering:
+            self._see_to(key, held)
+        return self._entering.get(key, held)
 
     def _see_to(self, key: Any, value: Any) -> None:
         """Have a large value enter shared memory, on a thread beside the worker's own."""
@@ -138,6 +142,9 @@ class SharedData(MutableMapping[Any, Any]):
         try:
             stored = self._engine.store(value)
         except BaseException as error:  # noqa: BLE001 - whoever needs the value hears of it
+            with self._lock:
+                if self._entering.get(key) is future:
+                    del self._entering[key]  # the next one who needs it may have more luck
             future.set_exception(error)
             return
         if type(stored) is not Stored:

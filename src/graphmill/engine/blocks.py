@@ -133,7 +133,7 @@ class Blocks:
         """Give back all idle pages of common arenas."""
         for number, commons in self._commons.items():
             commons.give_back_all()
-            self._homes[number].warm = 0
+            self._homes[number].warm = commons.warm_bytes
 
     def rested(self, number: int, warm: int) -> None:
         """Note that a worker had nothing to do, and keeps no more than so many bytes of idle pages."""
@@ -269,8 +269,9 @@ class Blocks:
         A page that was there when most was needed lately takes no more memory than was taken before, and a
         new one costs ten times as much as its use. Only workers give pages back when they have nothing to do.
         """
-        if block.arena in self._commons:
-            return self._warm_limit > 0
+        commons = self._commons.get(block.arena)
+        if commons is not None:
+            return commons.keeps(length, self._homes[block.arena].warm)
         spare = self._warm_limit
         if spare and block.arena in self._of_workers:
             spare += max(0, self._high.most - self.resident - length)
@@ -348,13 +349,20 @@ class Blocks:
         return record.length
 
     def close(self) -> None:
-        """Let go of all arenas, whatever lies in them; may be called again."""
+        """Let go of all arenas; what the user still looks at stays for as long. May be called again."""
         homes, self._homes = self._homes, {}
+        looked_at: dict[int, list[tuple[int, int]]] = {number: [] for number in homes}
+        for block, record in self._records.items():
+            if PARENT in record.pins and block.arena in looked_at:
+                looked_at[block.arena].append((block.offset, record.length))
         for commons in self._commons.values():
             commons.close()
         self._commons.clear()
         self._records.clear()
-        for home in homes.values():
+        for number, home in homes.items():
+            if looked_at[number] or number not in self._of_workers:
+                # Whatever still maps it, an array of the user's or the engine itself, would keep all of it.
+                home.arena.keep_only(looked_at[number])
             home.arena.close()
             home.arena.unlink()
         if self._spill_file is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Iterator
 from multiprocessing.process import current_process
 from pathlib import Path
@@ -21,7 +22,7 @@ from graphmill.engine.seats import Client, Flight, Seat
 from graphmill.errors import PoolError
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId
-from graphmill.memory.commons import Commons
+from graphmill.memory.commons import REST, Commons
 from graphmill.memory.leftovers import own_name
 from graphmill.memory.mapping import CAN_REVERT
 from graphmill.memory.segments import SHARED_MEMORY
@@ -89,6 +90,8 @@ class Crew:
         self._in_files = in_files
         #: How many bytes of idle pages each worker may keep.
         self.warm_limit = warm_limit
+        #: When idle pages may be looked after again, on the monotonic clock.
+        self._next_look = 0.0
         #: The common arenas, by group of workers; None where there is none.
         self._commons: dict[int, Commons | None] = {}
         #: Dask's settings, pickled, as tasks are to see them.
@@ -320,6 +323,24 @@ class Crew:
                 told.append(seat)
         return told
 
+    def see_to_idle_pages(self) -> None:
+        """Have a worker look after the idle pages of its common arena once nothing is taken any more.
+
+        While workers are at work, and for some time after, they do so anyway. But what the user lets go of
+        later would stay for ever.
+        """
+        now = time.monotonic()
+        if now < self._next_look or self.busy or not self._blocks.common_warm:
+            return
+        self._next_look = now + REST / 2
+        for group in self._commons:
+            seats = self._in_use[group * GROUP : (group + 1) * GROUP]
+            seat = next((seat for seat in seats if seat.own is not None and seat.is_idle), None)
+            if seat is None:
+                self._blocks.rest()
+            else:
+                self._send(seat)
+
     def at_work(self) -> Iterator[tuple[int, int]]:
         """Give the processes that have something to do, and the private memory that each had before it."""
         for seat in self._seats:
@@ -523,6 +544,7 @@ class Crew:
             if seat.claims is not None:
                 seat.claims.close()
         self._arenas.clear()
+        self._commons.clear()
         self._numbers = None
 
 

@@ -91,7 +91,9 @@ class Parts:
         self.limit = Limit(choices.memory_limit, self._pids, self.blocks, self.crew)
         turns.begin(pool, self.crew, self.limit)
         self.heap = self._make_heap(in_files=in_files)
+        resources.callback(self.heap.close)
         self.views = Views(turns, self.crew.arenas, self.blocks)
+        self.views.on_gone = self.crew.see_to_idle_pages
         resources.callback(self.views.close)
         self.shelf = self.views.shelf = Shelf(engine, self.blocks)
         self.packer = Packer(self.heap, self.blocks, self.shelf, engine, self.views.locate)

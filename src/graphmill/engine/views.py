@@ -7,7 +7,7 @@ when nobody is at work.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from graphmill.engine.blocks import PARENT, Blocks
@@ -36,6 +36,8 @@ class Views:
         self._turns = turns
         self._blocks = blocks
         self._reader = Reader(arenas, self._on_view_gone)
+        #: Called when something was let go of.
+        self.on_gone: Callable[[], None]
         #: Where values are kept for handles; set once there is one.
         self.shelf: Shelf
         #: Blocks of which a view has gone since anybody looked.
@@ -84,12 +86,15 @@ class Views:
 
     def _let_go(self) -> None:
         """Let go of blocks that nobody in this process looks at any more, and of values without a handle."""
+        if not (self._given_back or self._unseen):
+            return
         while self._given_back:
             self.shelf.remove(self._given_back.popleft())
         while self._unseen:
             block = self._unseen.popleft()
             if not self._reader.sees(block):
                 self._blocks.unpin(block, PARENT)
+        self.on_gone()
 
     def close(self) -> None:
         """Stop looking after views; those that live on stay valid."""

@@ -61,6 +61,8 @@ _HEADER = _NUMBERS * 8
 
 #: Seconds for which the most is remembered at least; at most twice as long.
 WINDOW: Final = 1.0
+#: Seconds without anything being taken after which idle pages go back, beyond those that are always kept.
+REST: Final = 2.0
 #: Seconds for which the lock is waited for, and then left alone. It is held for some 50 microseconds.
 _PATIENCE = 0.02
 _PAUSE = 1.0
@@ -267,30 +269,44 @@ class Commons:
         """Give all idle pages back."""
         self._trim_now(self._size)
 
-    def rest(self, seconds: float, nbytes: int) -> bool:
-        """Give idle pages back if nobody has taken anything for some time, as if nothing had been in use.
+    def keeps(self, nbytes: int, idle: int) -> bool:
+        """Say whether what is freed now stays idle, beside so much that is: if anybody may soon take it."""
+        floor = int(self._numbers[_FLOOR])
+        return floor >= 0 and (self._rests_in() > 0 or idle + nbytes <= floor * self._unit)
+
+    def rest(self, nbytes: int) -> float | None:
+        """Give idle pages back if nobody has taken anything for `REST`, as if nothing had been in use.
 
         Parameters
         ----------
-        seconds
-            For how long.
         nbytes
             How many bytes may go at a time.
 
         Returns
         -------
-        bool
-            Whether more are to go.
+        float or None
+            Seconds after which to ask again; None if there is nothing more to give back.
         """
-        if time.monotonic_ns() - int(self._numbers[_TAKEN]) < seconds * 1e9:
-            return False
         with self._gate:
             self._look()
             in_use, idle = self._units.count()
+        floor = max(0, int(self._numbers[_FLOOR]))
+        excess = min(idle, in_use + idle - floor)
+        if excess <= 0:
+            return None
+        seconds = self._rests_in()
+        if seconds > 0:
+            return seconds
         self._numbers[_MOST], self._numbers[_BEFORE] = in_use, 0
-        excess = in_use + idle - self._allowed(in_use)
-        given = self._trim_now(min(excess, -(-nbytes // self._unit))) if excess > 0 else 0
-        return 0 < given < excess * self._unit
+        wanted = min(excess, -(-nbytes // self._unit))
+        given = self._trim_now(wanted) // self._unit
+        if given < wanted:
+            return _PAUSE  # somebody else has the lock
+        return 0.0 if given < excess else None
+
+    def _rests_in(self) -> float:
+        """Tell in how many seconds it will be long that anything was taken; 0 or less if it is."""
+        return REST - (time.monotonic_ns() - int(self._numbers[_TAKEN])) / 1e9
 
     # ---- with the lock, or for what needs none
 
@@ -303,19 +319,16 @@ class Commons:
         ArenaFull
             Somebody else is, for long.
         """
-        now = time.monotonic()
-        if self._is_copy or now < self._left_out or not self._gate.acquire(timeout=_PATIENCE):
+        if self._is_copy or time.monotonic() < self._left_out:
             raise ArenaFull("the common arena is in use")
-        try:
+        with self._gate:
             if self._lock < 0:
                 raise ArenaFull("the common arena is closed")
-            self._acquire(now + _PATIENCE)
             try:
+                self._acquire(time.monotonic() + _PATIENCE)
                 yield
             finally:
-                fcntl.lockf(self._lock, fcntl.LOCK_UN)
-        finally:
-            self._gate.release()
+                fcntl.lockf(self._lock, fcntl.LOCK_UN)  # of use, too, where an interrupt has come in between
 
     def _acquire(self, end: float) -> None:
         pause = 20e-6

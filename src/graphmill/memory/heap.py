@@ -561,6 +561,29 @@ class Heap:
             part.ranges.free(block.offset, length, warm)
         self._settle_releases()
 
+    def take_back(self, extent: Extent) -> None:
+        """Free what was published, and nobody was told of.
+
+        Raises
+        ------
+        ValueError
+            No such block was published here.
+        """
+        self._check()
+        with self._lock:
+            for part in self._parts:
+                if part.is_common and part.arena.number == extent.arena:
+                    part.ranges.free(extent.block, extent.length)
+                    self._given_away -= extent.length
+                    return
+        self.give_back(extent.id, extent.length)
+
+    def close(self) -> None:
+        """Give out nothing more, and let go of its arenas, where it has none of its memory in use."""
+        with self._lock:
+            self._parts.clear()
+            self._own.clear()
+
     # ---- after a fork
 
     def become_copy(self) -> None:
@@ -578,7 +601,7 @@ class Heap:
 
     def _take(self, nbytes: int) -> tuple[Part, Range]:
         """Take a range from the first arena that has room."""
-        reasons = []
+        reasons = [ArenaFull("the heap is closed")] if not self._parts else []
         for part in self._parts if nbytes >= self._large else self._own:
             try:
                 found = part.take(nbytes)

@@ -27,7 +27,7 @@ from graphmill.footprint import PeakMemory, resident_bytes
 from graphmill.memory.arena import Arena
 from graphmill.memory.block import BlockId, Extent
 from graphmill.memory.codec import decode, encode
-from graphmill.memory.commons import Commons
+from graphmill.memory.commons import REST, Commons
 from graphmill.memory.heap import Claim, Heap
 from graphmill.memory.lease import Reader
 from graphmill.memory.numpy_handler import LargeMemory, NumpyHandler
@@ -57,8 +57,6 @@ _PAUSE = 0.001
 #: Seconds after which a batch ends, whatever is left of it: its tasks take longer than they should, and
 #: others have to wait for what it tells.
 _TOO_LONG = 0.05
-#: Seconds without anything to do after which idle pages go back, beyond those that are always kept.
-_REST = 2.0
 #: So many bytes of them at a time, as a message may come meanwhile.
 _PIECE = 32 << 20
 
@@ -105,7 +103,7 @@ class Worker:
         #: How many bytes of pages that nobody uses it may keep.
         self._warm_limit = begin.warm_limit
         #: Seconds until it has had nothing to do for long; None once that is dealt with.
-        self._patience: float | None = _REST
+        self._patience: float | None = REST
         #: Its private memory after the last job that was not quick, and what it mapped, in bytes.
         self._private, self._mapped = resident_bytes(self._pid)
         self._peak = PeakMemory()
@@ -152,7 +150,7 @@ class Worker:
         for message in messages:
             self._take_in(message)
         if messages or self._jobs:
-            self._patience = _REST
+            self._patience = REST
         else:
             self._rest()
 
@@ -167,8 +165,8 @@ class Worker:
         if excess > 0:
             heap.trim(min(excess, _PIECE))
             self._patience = 0.0
-        elif self._commons is not None and self._commons.rest(_REST, _PIECE):
-            self._patience = 0.0
+        elif self._commons is not None and (wait := self._commons.rest(_PIECE)) is not None:
+            self._patience = wait
         else:
             self._channel.send(Rested(heap.usage().warm))
 
@@ -194,7 +192,10 @@ class Worker:
                 raise ChannelClosed(_CLOSED)
             overflow = None if begin.overflow is None else self._arenas[begin.overflow]
             if common is not None:
-                self._commons = Commons(self._arenas[common], Path(path), number)
+                try:
+                    self._commons = Commons(self._arenas[common], Path(path), number)
+                except FileNotFoundError as error:
+                    raise ChannelClosed(_CLOSED) from error
             self._heap = Heap(self._arenas[begin.own], overflow, self._commons)
             self._handler = NumpyHandler.create(self._heap)
         for block, length, warm in work.freed:
@@ -373,11 +374,14 @@ class Worker:
             # Let go of them, so that it can be told who else holds them.
             del value, writes
             sent = sending.settle(result)
-            return sent if wrote is None else Report(number, sent, writes=sending.settle(wrote))
+            written = None if wrote is None else sending.settle(wrote)
+            sending.end()
         except EncodeError as error:
             return Report(number, None, encode_exception(error))
         except (ArenaFull, AllowanceSpent) as error:
             return Report(number, None, encode_exception(error))
+        else:
+            return sent if written is None else Report(number, sent, writes=written)
         finally:
             sending.close()
 
@@ -422,6 +426,8 @@ class _Sending:
     inputs: list[Extent]
     #: Claims that are neither settled nor abandoned.
     claims: list[Claim] = field(default_factory=list)
+    #: What was published, until all is.
+    published: dict[BlockId, Extent] = field(default_factory=dict)
 
     def place(self, memory: Any, owner: object) -> Claim | Extent:  # noqa: ARG002 - the codec's
         """Find where a buffer lies, or copy it to where others can see it."""
@@ -435,7 +441,11 @@ class _Sending:
             extent = self.reader.locate(address, nbytes)
             if extent is not None and 2 * nbytes >= extent.length and self.reader.is_clean(extent):
                 return extent
-        return self.heap.copy_in(memory)
+        return self._publish(self.heap.copy_in(memory))
+
+    def _publish(self, extent: Extent) -> Extent:
+        self.published[extent.id] = extent
+        return extent
 
     def settle(self, taken_apart: tuple[bytes, list[Any]]) -> Shipped:
         """Turn claims into extents, now that the value is gone."""
@@ -445,14 +455,20 @@ class _Sending:
             if isinstance(ref, Extent):
                 extents.append(ref)
             else:
-                extents.append(self.heap.settle(ref))
+                extents.append(self._publish(self.heap.settle(ref)))
                 self.claims.remove(ref)
         return Shipped(payload, tuple(extents))
 
+    def end(self) -> None:
+        """Take note that all is settled."""
+        self.published.clear()
+
     def close(self) -> None:
-        """Give up what was not settled."""
+        """Give up what was not settled; where not all was, nobody will hear of the rest either."""
         while self.claims:
             self.heap.abandon(self.claims.pop())
+        while self.published:
+            self.heap.take_back(self.published.popitem()[1])
 
 
 def _queue_of(begin: Begin) -> JobQueue:
