@@ -48,7 +48,8 @@ def made(arena, path):
 
         def make(process=MAKER, warm_limit=UNITS * UNIT):
             if process == MAKER:
-                commons = Commons.create(arena, path, warm_limit)
+                commons = Commons.create(arena, path)
+                commons.keep(warm_limit)
             else:
                 commons = Commons(arena, path, process)
             stack.callback(commons.close)
@@ -284,7 +285,8 @@ from graphmill.memory.arena import Arena
 from graphmill.memory.commons import UNIT, Commons
 from graphmill.memory.heap import Heap
 with Arena.create(1, 64 * UNIT) as arena, Arena.create(2, 64 * UNIT) as own:
-    commons = Commons.create(arena, pathlib.Path(sys.argv[1]), UNIT)
+    commons = Commons.create(arena, pathlib.Path(sys.argv[1]))
+    commons.keep(UNIT)
     heap = Heap(own, commons=commons)
     address = heap.allocate(20 * UNIT)
     assert commons._map[0] == commons.process
@@ -378,7 +380,8 @@ class Machine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.arena = self.stack.enter_context(Arena.create(1, UNITS * UNIT))
         path = Path(os.environ["TMPDIR_OF_TEST"], f"common-{time.monotonic_ns()}")
-        self.all = [Commons.create(self.arena, path, 8 * UNIT)]
+        self.all = [Commons.create(self.arena, path)]
+        self.all[0].keep(8 * UNIT)
         self.all += [Commons(self.arena, path, FIRST_WORKER + i) for i in range(2)]
         #: {where a stretch starts: its length, who has it or None for a block, what is written there}
         self.held = {}

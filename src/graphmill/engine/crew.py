@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 #: So many workers take large memory from one arena: who takes it has a lock for up to 0.1 milliseconds.
 GROUP = 16
-#: What the map of a common arena is called.
-_COMMON = "common-{}"
 #: Seconds that tasks have to stop once they are interrupted, before their worker is ended.
 STOP_LIMIT = 0.7
 
@@ -154,7 +152,7 @@ class Crew:
             return None
         arena = self.new_arena(in_file=False)
         try:
-            commons = Commons.create(arena, self._folder / _COMMON.format(arena.number), self.warm_limit)
+            commons = Commons.create(arena, self._folder / f"common-{arena.number}")
         except OSError as error:
             logger.info("each process has its own memory only: %s", error)
             self.forget_arena(arena.number)
@@ -197,8 +195,7 @@ class Crew:
         commons = self.commons_of(seat.number)
         common = None
         if commons is not None:
-            path = self._folder / _COMMON.format(commons.arena.number)
-            common = commons.arena.number, str(path), _number_of(seat)
+            common = commons.arena.number, str(commons.path), _number_of(seat)
         begin = Begin(seat.own, seat.overflow, self.warm_limit, str(self._folder), claims, common, authkey)
         seat.warm_limit = self.warm_limit
         self._pool.send(seat.number, begin)
@@ -333,7 +330,7 @@ class Crew:
         if now < self._next_look or self.busy or not self._blocks.common_warm:
             return
         self._next_look = now + REST / 2
-        for group in self._commons:
+        for group in [group for group, commons in self._commons.items() if commons is not None]:
             seats = self._in_use[group * GROUP : (group + 1) * GROUP]
             seat = next((seat for seat in seats if seat.own is not None and seat.is_idle), None)
             if seat is None:

@@ -87,11 +87,13 @@ class Commons:
 
     __slots__ = (
         *("_gate", "_is_copy", "_left_out", "_lock", "_map", "_numbers"),
-        *("_size", "_unit", "_units", "arena", "least", "process"),
+        *("_size", "_unit", "_units", "arena", "least", "path", "process"),
     )
 
     def __init__(self, arena: Arena, path: Path, process: int) -> None:
         self.arena = arena
+        #: Where its map is.
+        self.path = path
         #: This process's number.
         self.process = process
         self._unit = unit_of(arena.size)
@@ -116,15 +118,13 @@ class Commons:
         self._left_out = 0.0
 
     @classmethod
-    def create(cls, arena: Arena, path: Path, warm_limit: int) -> Self:
-        """Make the map of an arena that nobody has used yet.
+    def create(cls, arena: Arena, path: Path) -> Self:
+        """Make the map of an arena that nobody has used yet, for its maker. `keep` says what may be idle.
 
         Parameters
         ----------
         arena, path
             As for the class.
-        warm_limit
-            How many bytes may be idle in any case.
 
         Raises
         ------
@@ -137,9 +137,7 @@ class Commons:
             reserve_pages(descriptor, 0, nbytes, is_file=True)
         finally:
             os.close(descriptor)
-        commons = cls(arena, path, MAKER)
-        commons.keep(warm_limit)
-        return commons
+        return cls(arena, path, MAKER)
 
     def close(self) -> None:
         """Take nothing more; may be called twice. What was taken may still be freed."""

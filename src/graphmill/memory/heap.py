@@ -555,28 +555,20 @@ class Heap:
         with self._lock:
             if self._published.get(block) != length:
                 raise ValueError(f"not published here: {length} bytes at {block}")
-            part = next(part for part in self._parts if part.arena.number == block.arena)
             del self._published[block]
             self._published_bytes -= length
-            part.ranges.free(block.offset, length, warm)
+            self._part_of(block.arena).ranges.free(block.offset, length, warm)
         self._settle_releases()
 
     def take_back(self, extent: Extent) -> None:
-        """Free what was published, and nobody was told of.
-
-        Raises
-        ------
-        ValueError
-            No such block was published here.
-        """
-        self._check()
+        """Free a block that was published here, and nobody was told of: so it is still this process's."""
+        part = self._part_of(extent.arena)
+        if not part.is_common:
+            self.give_back(extent.id, extent.length)
+            return
         with self._lock:
-            for part in self._parts:
-                if part.is_common and part.arena.number == extent.arena:
-                    part.ranges.free(extent.block, extent.length)
-                    self._given_away -= extent.length
-                    return
-        self.give_back(extent.id, extent.length)
+            part.ranges.free(extent.block, extent.length)
+            self._given_away -= extent.length
 
     def close(self) -> None:
         """Give out nothing more, and let go of its arenas, where it has none of its memory in use."""
@@ -592,6 +584,9 @@ class Heap:
         self._lock = threading.Lock()  # a thread that does not exist here may have had the old one
         for part in self._parts:
             part.become_copy()
+
+    def _part_of(self, arena: int) -> Part:
+        return next(part for part in self._parts if part.arena.number == arena)
 
     def _check(self) -> None:
         if self._is_copy:
